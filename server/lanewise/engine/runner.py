@@ -1,0 +1,92 @@
+"""The hardware boundary: what a backend must offer to be served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lanewise.models import ModelSpec, Profile
+from lanewise.tensors import Array
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to execute together.
+
+    Attributes:
+        pieces: per input of the model, arrays to lay back to back along dimension 0, each
+            (rows_i, *item_shape), C-contiguous, only read. An input that is not row-wise
+            has exactly one piece, taken as it is.
+        rows: the sum of rows_i; 1 for a model without batching.
+        padded_rows: rows to execute, >= rows. What the rows past `rows` hold is the
+            runner's choice; it must be harmless (zeros, empty strings).
+    """
+
+    pieces: Mapping[str, Sequence[Array]]
+    rows: int
+    padded_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerMemory:
+    """Bytes a runner holds for its own buffers, the weights not counted."""
+
+    host_bytes: int
+    device_bytes: int
+
+
+class Runner(Protocol):
+    """Executes batches for one profile, one at a time.
+
+    Built, warmed up, run and closed by one owner. `warm_up`, `run` and `close` block and
+    are called from one thread at a time, off the event loop; `memory` may be called from
+    any thread. Buffers inside only ever grow.
+    """
+
+    @property
+    def profile(self) -> Profile:
+        """The profile this runner was made for."""
+        ...
+
+    def warm_up(self) -> None:
+        """Execute the profile's opt and max shapes once, so that no client's request is first.
+
+        Raises:
+            ExecutionFailed: the model cannot run its own profile.
+        """
+        ...
+
+    def run(self, batch: Batch) -> dict[str, Array]:
+        """Execute `batch` and get every output of the model, in host memory.
+
+        `batch.padded_rows` and the shapes of its pieces must lie within the profile.
+
+        Returns:
+            By output name, in the shapes this execution reported: nothing is cut or
+            assumed. The arrays are the caller's to keep; no later run touches them.
+
+        Raises:
+            ExecutionFailed: this batch failed; the runner may be used again.
+            RunnerLost: the runner is out of service.
+        """
+        ...
+
+    def memory(self) -> RunnerMemory:
+        """Tell what the buffers hold now."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; the runner is not used again. A second call does nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """One version of a model, ready to be warmed up and served.
+
+    Attributes:
+        runners: one or more for each profile of `spec`, in the order of the profiles.
+    """
+
+    spec: ModelSpec
+    runners: tuple[Runner, ...]

@@ -1,0 +1,98 @@
+"""What can go wrong, by whose fault it is and whether trying again helps.
+
+The classes know nothing of gRPC; `lanewise.rpc.status` alone translates them. Every
+message names the thing, what came, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """A request that did not get its outputs, for a reason its sender is told."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(ServingError):
+    """The request could never run as it is; sending it again does not help."""
+
+
+class UnknownTensor(InvalidRequest):
+    """An input or output the model does not have, or an input it has and was not sent."""
+
+
+class DTypeMismatch(InvalidRequest):
+    """A datatype other than the model's."""
+
+
+class ShapeMismatch(InvalidRequest):
+    """A shape that contradicts the model or the other inputs of the request."""
+
+
+class NoProfileAdmits(InvalidRequest):
+    """Shapes that are outside the range of every profile."""
+
+
+class UnknownProfile(InvalidRequest):
+    """The request is pinned to a profile the model does not have."""
+
+
+class MalformedContents(InvalidRequest):
+    """Bytes or elements that do not make up the tensor they claim to be."""
+
+
+class Unsupported(ServingError):
+    """A valid part of the protocol that this server does not offer."""
+
+
+class ModelNotFound(ServingError):
+    """No model of that name, or no such version of it."""
+
+
+class ModelFailed(ServingError):
+    """The model did not load; an operator must act."""
+
+
+class Overloaded(ServingError):
+    """Refused at arrival because of load; later, or elsewhere, it may succeed."""
+
+
+class QueueFull(Overloaded):
+    """As many requests wait as the setting allows."""
+
+
+class MessageTooLarge(ServingError):
+    """The request is larger than the setting allows."""
+
+
+class DeadlineExpired(ServingError):
+    """The request's deadline passed before it could be run."""
+
+
+class Unavailable(ServingError):
+    """This replica cannot serve now; another one may."""
+
+
+class ModelLoading(Unavailable):
+    """The model is still being loaded."""
+
+
+class Draining(Unavailable):
+    """The server is about to stop and takes no more work."""
+
+
+class RunnerLost(Unavailable):
+    """The lanes that could run the request are out of service."""
+
+
+class ExecutionFailed(ServingError):
+    """This batch failed; the runner is sound. Trying once more is reasonable."""
+
+
+class ConfigError(Exception):
+    """Settings or a model that cannot be served as they are; found at start, fatal for it.
+
+    The message names the file, the key, what it holds and what is allowed.
+    """

@@ -1,0 +1,80 @@
+"""Models and their optimization profiles: plain data shared by all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lanewise.tensors import Shape, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """The shapes a profile admits for one input: min <= shape <= max in every dimension."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """How many rows one launch may execute, and how many it is tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One optimization profile of a model.
+
+    Attributes:
+        index: position in the engine, from 0; unique in the model.
+        name: unique in the model; clients may pin a request to it.
+        ranges: a range for every input of the model, by input name.
+        rows: rows a launch may execute: what the ranges of the row-wise inputs have in
+            common. A model without batching runs one request a launch, whatever its
+            shapes, and counts it as one row: (1, 1, 1).
+        max_queue_delay_ns: how long a request may be held back to fill a batch.
+    """
+
+    index: int
+    name: str
+    ranges: Mapping[str, ShapeRange]
+    rows: RowRange
+    max_queue_delay_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One version of one model, as it is served.
+
+    Attributes:
+        backend: the backend that runs it, never "auto".
+        batching: whether rows of several requests may be stacked along dimension 0.
+        rowwise: names of the inputs whose dimension 0 counts rows. With batching, the
+            other inputs are shared by a whole batch: requests are stacked only if their
+            bytes are equal. Empty without batching.
+        profiles: in the order of their indexes; at least one.
+    """
+
+    name: str
+    version: str
+    backend: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batching: bool
+    rowwise: frozenset[str]
+    profiles: tuple[Profile, ...]
+
+    def find_profile(self, name_or_index: str | int) -> Profile | None:
+        """Get the profile of that name, or else of that index; None if there is none."""
+        for profile in self.profiles:
+            if profile.name == name_or_index:
+                return profile
+        text = str(name_or_index)
+        if text.isascii() and text.isdigit() and int(text) < len(self.profiles):
+            return self.profiles[int(text)]
+        return None

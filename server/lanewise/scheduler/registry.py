@@ -1,0 +1,145 @@
+"""The models of a server by name and version, and the state each is in."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from lanewise.errors import Draining, ModelFailed, ModelLoading, ModelNotFound
+from lanewise.models import ModelSpec
+from lanewise.scheduler.results import InferResult, LaneStatus, RouteReport
+from lanewise.tensors import Array, Shape
+
+
+class Lanes(Protocol):
+    """What serves one version of a model: its lanes and their scheduler, see `Dispatcher`."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def waiting_requests(self) -> int: ...
+
+    async def submit(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_ns: int | None = None,
+        profile: str | int | None = None,
+    ) -> InferResult: ...
+
+    def status(self) -> tuple[LaneStatus, ...]: ...
+
+    def explain(
+        self, shapes: Mapping[str, Shape], profile: str | int | None = None
+    ) -> RouteReport: ...
+
+
+class ModelState(enum.Enum):
+    """How far a version of a model has come."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """One version of a model in the registry.
+
+    Attributes:
+        reason: why it failed; empty otherwise.
+        lanes: set once the model has been loaded.
+    """
+
+    name: str
+    version: str
+    state: ModelState = ModelState.LOADING
+    reason: str = ""
+    lanes: Lanes | None = None
+
+    def require_lanes(self) -> Lanes:
+        """Get the lanes of a model that was loaded, draining or not.
+
+        Raises:
+            ModelLoading, ModelFailed: it has none.
+        """
+        if self.lanes is not None:
+            return self.lanes
+        title = f"model '{self.name}' version {self.version}"
+        if self.state is ModelState.FAILED:
+            raise ModelFailed(f"{title} did not load: {self.reason}")
+        raise ModelLoading(f"{title} is being loaded; try again when it is ready")
+
+    def require_ready(self) -> Lanes:
+        """Get the lanes of a model that takes requests.
+
+        Raises:
+            ModelLoading, ModelFailed, Draining: it takes none.
+        """
+        lanes = self.require_lanes()
+        if self.state is ModelState.DRAINING:
+            raise Draining("the server is draining and takes no new requests; try another replica")
+        return lanes
+
+
+class ModelRegistry:
+    """Every version of every model found at start. Changed by `app` alone, on the event loop."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[str, ServedModel]] = {}
+        self._draining = False
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """Iterate over models by name, versions in ascending order."""
+        for name in sorted(self._models):
+            yield from self.versions(name)
+
+    def add(self, model: ServedModel) -> None:
+        """Take in a version of a model; replaces one of the same name and version."""
+        self._models.setdefault(model.name, {})[model.version] = model
+
+    def versions(self, name: str) -> list[ServedModel]:
+        """List the versions of a model in ascending order; empty if there is no such model."""
+        return sorted(self._models.get(name, {}).values(), key=lambda model: int(model.version))
+
+    def resolve(self, name: str, version: str = "") -> ServedModel:
+        """Get a version of a model; without `version` the highest number.
+
+        Raises:
+            ModelNotFound: the message lists what there is.
+        """
+        versions = self.versions(name)
+        if not versions:
+            known = ", ".join(f"'{known}'" for known in sorted(self._models)) or "none"
+            raise ModelNotFound(f"no model '{name}'; this server has: {known}")
+        if not version:
+            return versions[-1]
+        for model in versions:
+            if model.version == version:
+                return model
+        listed = ", ".join(model.version for model in versions)
+        raise ModelNotFound(
+            f"model '{name}' has no version '{version}'; this server has: {listed}"
+        )
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._draining
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model is ready. False without models, and while draining."""
+        states = {model.state for model in self}
+        return not self._draining and states == {ModelState.READY}
+
+    def drain(self) -> None:
+        """Turn every ready or loading model to draining; nothing is ready from here on."""
+        self._draining = True
+        for model in self:
+            if model.state in (ModelState.READY, ModelState.LOADING):
+                model.state = ModelState.DRAINING

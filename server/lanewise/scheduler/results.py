@@ -1,0 +1,118 @@
+"""What a request gets back, and what a lane tells of itself: plain data."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from lanewise.models import Profile
+from lanewise.tensors import Array
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchReport:
+    """One launch that ran rows of a request.
+
+    Attributes:
+        rows: rows of this request in the launch.
+        batch_rows: rows of all its requests together.
+        padded_rows: rows executed.
+        queue_ns: from the request's arrival to the launch.
+        execution_ns: from the launch until the outputs could be read in host memory.
+    """
+
+    profile: Profile
+    rows: int
+    batch_rows: int
+    padded_rows: int
+    queue_ns: int
+    execution_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """Every output of the model for one request, and the launches that made them, in row order.
+
+    The arrays are the caller's; they may be views of a larger batch.
+    """
+
+    outputs: dict[str, Array]
+    launches: tuple[LaunchReport, ...]
+
+
+class LaneState(enum.Enum):
+    """What a lane is doing."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    RETIRED = "retired"
+
+
+@dataclass(slots=True)
+class LaneCounters:
+    """Totals of one lane since its model was loaded.
+
+    Attributes:
+        requests: parts of requests: one split over three launches counts three times.
+        rows: rows that clients sent; `padded_rows` were executed.
+        orphaned_rows: rows whose request was cancelled or expired while they ran.
+        queue_ns: summed over requests.
+        execution_ns: summed over launches.
+    """
+
+    launches: int = 0
+    failed_launches: int = 0
+    requests: int = 0
+    rows: int = 0
+    padded_rows: int = 0
+    orphaned_rows: int = 0
+    queue_ns: int = 0
+    execution_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """A lane as it is now; the counters are a copy."""
+
+    lane_id: int
+    profile: Profile
+    state: LaneState
+    counters: LaneCounters
+    host_bytes: int
+    device_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateReport:
+    """Whether one profile admits a request, and why or why not, in words."""
+
+    profile: Profile
+    admits: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLaunch:
+    """One launch that a request would take if nothing else were waiting."""
+
+    profile: Profile
+    first_row: int
+    rows: int
+    padded_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteReport:
+    """Where a request of given shapes would run, and why.
+
+    Attributes:
+        rows: 0 if the shapes do not tell.
+        candidates: one for each profile, in the order of their indexes.
+        launches: empty if nothing admits the request.
+    """
+
+    admitted: bool
+    reason: str
+    rows: int
+    candidates: tuple[CandidateReport, ...]
+    launches: tuple[PlannedLaunch, ...]

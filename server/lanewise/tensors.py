@@ -1,0 +1,96 @@
+"""Datatypes, shapes and tensor descriptions: plain data that every layer speaks."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+Shape = tuple[int, ...]
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+"""An array in host memory, of any shape and any datatype below."""
+
+DYNAMIC = -1
+"""A dimension of a TensorSpec that may have any size."""
+
+
+class DType(enum.Enum):
+    """An element type, by its KServe v2 name.
+
+    FP8_E4M3FN and FP8_E5M2 are not in KServe v2; they are named after their numpy types.
+    """
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BF16 = "BF16"
+    BYTES = "BYTES"
+    FP8_E4M3FN = "FP8_E4M3FN"
+    FP8_E5M2 = "FP8_E5M2"
+
+    @property
+    def numpy(self) -> np.dtype[np.generic]:
+        """The numpy type of an array of this datatype; `object` (of bytes) for BYTES."""
+        return _NUMPY[self]
+
+
+_NUMPY: dict[DType, np.dtype[np.generic]] = {
+    DType.BOOL: np.dtype(np.bool_),
+    DType.UINT8: np.dtype(np.uint8),
+    DType.UINT16: np.dtype("<u2"),
+    DType.UINT32: np.dtype("<u4"),
+    DType.UINT64: np.dtype("<u8"),
+    DType.INT8: np.dtype(np.int8),
+    DType.INT16: np.dtype("<i2"),
+    DType.INT32: np.dtype("<i4"),
+    DType.INT64: np.dtype("<i8"),
+    DType.FP16: np.dtype("<f2"),
+    DType.FP32: np.dtype("<f4"),
+    DType.FP64: np.dtype("<f8"),
+    DType.BF16: np.dtype(ml_dtypes.bfloat16),
+    DType.BYTES: np.dtype(np.object_),
+    DType.FP8_E4M3FN: np.dtype(ml_dtypes.float8_e4m3fn),
+    DType.FP8_E5M2: np.dtype(ml_dtypes.float8_e5m2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output as the model declares it; a DYNAMIC dimension may have any size."""
+
+    name: str
+    dtype: DType
+    shape: Shape
+
+    @property
+    def has_dynamic_rows(self) -> bool:
+        """Whether dimension 0 exists and is dynamic."""
+        return bool(self.shape) and self.shape[0] == DYNAMIC
+
+    @property
+    def dynamic_dims(self) -> tuple[int, ...]:
+        """Indexes of the dynamic dimensions."""
+        return tuple(i for i, size in enumerate(self.shape) if size == DYNAMIC)
+
+
+def element_count(shape: Shape) -> int:
+    """The number of elements of an array of `shape`; 1 for a scalar, whose shape is ()."""
+    return math.prod(shape)
+
+
+def format_shape(shape: Shape) -> str:
+    """`shape` as it is written in model.toml: [1, 3, 28, 28]."""
+    return "[" + ", ".join(str(size) for size in shape) + "]"
