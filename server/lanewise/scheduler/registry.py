@@ -122,9 +122,7 @@ class ModelRegistry:
             if model.version == version:
                 return model
         listed = ", ".join(model.version for model in versions)
-        raise ModelNotFound(
-            f"model '{name}' has no version '{version}'; this server has: {listed}"
-        )
+        raise ModelNotFound(f"model '{name}' has no version '{version}'; this server has: {listed}")
 
     @property
     def is_draining(self) -> bool:

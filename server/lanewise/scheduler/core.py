@@ -1,0 +1,279 @@
+"""The state machine that decides which requests run where and when."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Iterator
+
+from lanewise.errors import Draining, QueueFull, RunnerLost, ServingError
+from lanewise.models import ModelSpec
+from lanewise.scheduler import batching
+from lanewise.scheduler.decisions import (
+    Complete,
+    Decision,
+    Expire,
+    Fail,
+    LaneId,
+    Launch,
+    Reject,
+)
+from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.queues import StackQueue, Waiting
+from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.routing import Router
+
+
+class Scheduler:
+    """Decides which requests run where and when. Does no I/O and reads no clock.
+
+    Methods take the current time and return decisions in the order they must be carried
+    out. `now_ns` never goes backwards between calls. A request ends exactly once: by
+    Complete, Fail, Reject, Expire, or its own cancel().
+
+    Args:
+        lane_profiles: the profile index of each lane; a lane's id is its position.
+        max_queue_requests: requests that may wait at a time, those in flight not counted.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, lane_profiles: Iterable[int], *, max_queue_requests: int
+    ) -> None:
+        self.router = Router(spec)
+        self.lanes = tuple(
+            Lane(LaneId(i), spec.profiles[index]) for i, index in enumerate(lane_profiles)
+        )
+        self._spec = spec
+        self._max_queue_requests = max_queue_requests
+        self._live_profiles = {lane.profile.index for lane in self.lanes}
+        self._draining = False
+        self._sequence = 0
+        self._requests: dict[RequestId, Waiting] = {}
+        self._queued = 0  # requests with rows in a queue
+        self._queues: dict[Hashable, StackQueue] = {}
+        self._deadlines: list[tuple[int, RequestId]] = []
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have rows which were not launched."""
+        return self._queued
+
+    def arrive(self, request: QueuedRequest, now_ns: int) -> list[Decision]:
+        """Admit or reject a request, and launch what need not wait."""
+        decisions = self._expire(now_ns)
+        if error := self._refuse(request):
+            decisions.append(Reject(request.request_id, error))
+        elif request.deadline_ns is not None and request.deadline_ns <= now_ns:
+            decisions.append(Expire(request.request_id))
+        else:
+            self._admit(request, now_ns)
+        return decisions + self._launch(now_ns)
+
+    def cancel(self, request_id: RequestId, now_ns: int) -> list[Decision]:
+        """End a request, if it has not ended; rows in flight run on and are not delivered."""
+        if waiting := self._requests.get(request_id):
+            self._end(waiting)
+        return self.tick(now_ns)
+
+    def finish(self, lane_id: LaneId, now_ns: int, *, failed: bool = False) -> list[Decision]:
+        """Take note that the launch in flight on a lane is over."""
+        return self._settle(self.lanes[lane_id], now_ns, failed) + self.tick(now_ns)
+
+    def retire(self, lane_id: LaneId, now_ns: int) -> list[Decision]:
+        """Take a lane out of service because its runner is lost; its launch has failed."""
+        lane = self.lanes[lane_id]
+        lane.is_retired = True
+        decisions = self._settle(lane, now_ns, failed=True) if lane.in_flight else []
+        self._live_profiles = {one.profile.index for one in self.lanes if not one.is_retired}
+        return decisions + self._reroute() + self.tick(now_ns)
+
+    def tick(self, now_ns: int) -> list[Decision]:
+        """Expire and launch what is due."""
+        return self._expire(now_ns) + self._launch(now_ns)
+
+    def drain(self, now_ns: int) -> list[Decision]:
+        """Reject every request from now on; those that wait are launched without delay."""
+        self._draining = True
+        return self.tick(now_ns)
+
+    def abandon(self) -> list[Decision]:
+        """Reject every request that has rows waiting: the time to drain is over."""
+        decisions: list[Decision] = []
+        for waiting in self._waiting():
+            self._end(waiting)
+            error = Draining("the server stopped before the request could run; try another replica")
+            decisions.append(Reject(waiting.request.request_id, error))
+        return decisions
+
+    def next_wakeup_ns(self) -> int | None:
+        """Tell when `tick` has something to do if nothing else happens before; None for never."""
+        due = [
+            at
+            for queue in self._queues.values()
+            for lane in self.lanes
+            if lane.is_idle and (at := batching.hold_until_ns(lane, queue)) is not None
+        ]
+        while self._deadlines and not self._is_queued(self._deadlines[0][1]):
+            heapq.heappop(self._deadlines)
+        if self._deadlines:
+            due.append(self._deadlines[0][0])
+        return min(due, default=None)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself; for tests and simulations."""
+        queued = list(self._waiting())
+        assert len(queued) == self._queued <= self._max_queue_requests
+        assert all(w.request.request_id in self._requests for w in queued)
+        assert all(self._queues.values()), "an empty queue is kept"
+        for waiting in self._requests.values():
+            assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
+            assert 0 <= waiting.next_row <= waiting.request.route.rows
+        for lane in self.lanes:
+            if launch := lane.in_flight:
+                assert launch.rows == sum(part.rows for part in launch.slices)
+                assert launch.rows <= launch.padded_rows
+                limits = lane.profile.rows
+                assert limits.min <= launch.padded_rows <= limits.max
+
+    def _refuse(self, request: QueuedRequest) -> ServingError | None:
+        if self._draining:
+            return Draining("the server is draining and takes no new requests; try another replica")
+        if not self._live_profiles.intersection(request.route.fits):
+            return self._lost(request)
+        if self._queued >= self._max_queue_requests:
+            return QueueFull(
+                f"model '{self._spec.name}': {self._queued} requests wait, which is the limit; "
+                "send again later or elsewhere, or raise --max-queue-requests"
+            )
+        return None
+
+    def _lost(self, request: QueuedRequest) -> RunnerLost:
+        names = ", ".join(f"'{self._spec.profiles[i].name}'" for i in request.route.fits)
+        return RunnerLost(
+            f"model '{self._spec.name}': every lane that can run the request ({names}) is out "
+            "of service; try another replica"
+        )
+
+    def _admit(self, request: QueuedRequest, now_ns: int) -> None:
+        fits = tuple(i for i in request.route.fits if i in self._live_profiles)
+        waiting = Waiting(request, self._sequence, now_ns, fits)
+        self._sequence += 1
+        self._requests[request.request_id] = waiting
+        if request.deadline_ns is not None:
+            heapq.heappush(self._deadlines, (request.deadline_ns, request.request_id))
+        self._enqueue(waiting)
+
+    def _enqueue(self, waiting: Waiting) -> None:
+        queue = self._queues.setdefault(waiting.request.stack_key, StackQueue())
+        queue.add(waiting, self.router.eligibility(waiting.fits, waiting.rows_left))
+        self._queued += 1
+
+    def _dequeue(self, waiting: Waiting) -> None:
+        key = waiting.request.stack_key
+        queue = self._queues[key]
+        queue.remove(waiting, self.router.eligibility(waiting.fits, waiting.rows_left))
+        self._queued -= 1
+        if not queue:
+            del self._queues[key]
+
+    def _end(self, waiting: Waiting) -> None:
+        if waiting.rows_left:
+            self._dequeue(waiting)
+        del self._requests[waiting.request.request_id]
+
+    def _waiting(self) -> list[Waiting]:
+        every = (waiting for queue in self._queues.values() for waiting in queue)
+        return sorted(every, key=lambda waiting: waiting.sequence)
+
+    def _is_queued(self, request_id: RequestId) -> bool:
+        waiting = self._requests.get(request_id)
+        return waiting is not None and waiting.rows_left > 0
+
+    def _expire(self, now_ns: int) -> list[Decision]:
+        decisions: list[Decision] = []
+        while self._deadlines and self._deadlines[0][0] <= now_ns:
+            _, request_id = heapq.heappop(self._deadlines)
+            if self._is_queued(request_id):
+                self._end(self._requests[request_id])
+                decisions.append(Expire(request_id))
+        return decisions
+
+    def _launch(self, now_ns: int) -> list[Decision]:
+        launches: list[Decision] = []
+        while best := min(self._proposals(now_ns), key=batching.Proposal.rank, default=None):
+            launches.append(self._start(best, now_ns))
+        return launches
+
+    def _proposals(self, now_ns: int) -> Iterator[batching.Proposal]:
+        idle = [lane for lane in self.lanes if lane.is_idle]
+        if not idle:
+            return
+        device_idle = not any(lane.in_flight for lane in self.lanes)
+        for queue in self._queues.values():
+            for lane in idle:
+                proposal = batching.propose(
+                    lane, queue, now_ns, device_idle=device_idle, draining=self._draining
+                )
+                if proposal is not None:
+                    yield proposal
+
+    def _start(self, proposal: batching.Proposal, now_ns: int) -> Launch:
+        lane = proposal.lane
+        chosen = list(batching.fill(lane.profile, proposal.queue))
+        for waiting, part in chosen:
+            self._dequeue(waiting)
+            waiting.next_row += part.rows
+            waiting.launches += 1
+            if waiting.rows_left:
+                self._enqueue(waiting)
+            lane.counters.queue_ns += now_ns - waiting.arrived_ns
+        rows = sum(part.rows for _, part in chosen)
+        launch = Launch(
+            lane_id=lane.lane_id,
+            slices=tuple(part for _, part in chosen),
+            rows=rows,
+            padded_rows=max(rows, lane.profile.rows.min),
+            reason=proposal.reason,
+        )
+        lane.in_flight = launch
+        lane.launched_ns = now_ns
+        lane.counters.launches += 1
+        lane.counters.requests += len(chosen)
+        lane.counters.rows += rows
+        lane.counters.padded_rows += launch.padded_rows
+        return launch
+
+    def _settle(self, lane: Lane, now_ns: int, failed: bool) -> list[Decision]:
+        """Free a lane and end the requests that its launch was the last of."""
+        launch = lane.in_flight
+        if launch is None:
+            raise RuntimeError(f"nothing is in flight on lane {lane.lane_id}")
+        lane.in_flight = None
+        lane.counters.execution_ns += now_ns - lane.launched_ns
+        lane.counters.failed_launches += failed
+        decisions: list[Decision] = []
+        for part in launch.slices:
+            waiting = self._requests.get(part.request_id)
+            if waiting is None:
+                lane.counters.orphaned_rows += part.rows
+                continue
+            waiting.launches -= 1
+            if failed:
+                self._end(waiting)
+                decisions.append(Fail(part.request_id))
+            elif not waiting.rows_left and not waiting.launches:
+                self._end(waiting)
+                decisions.append(Complete(part.request_id))
+        return decisions
+
+    def _reroute(self) -> list[Decision]:
+        """Queue every waiting request again, without the profiles that have lost their lanes."""
+        decisions: list[Decision] = []
+        for waiting in self._waiting():
+            self._dequeue(waiting)
+            waiting.fits = tuple(i for i in waiting.fits if i in self._live_profiles)
+            if waiting.fits:
+                self._enqueue(waiting)
+            else:
+                del self._requests[waiting.request.request_id]
+                decisions.append(Reject(waiting.request.request_id, self._lost(waiting.request)))
+        return decisions

@@ -1,0 +1,354 @@
+"""The shell around the scheduler: carries out what it decides, on real runners and time."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import structlog
+
+from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
+from lanewise.engine.runner import Batch, LoadedModel, Runner
+from lanewise.errors import DeadlineExpired, ExecutionFailed, RunnerLost, ServingError
+from lanewise.models import ModelSpec
+from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject, Slice
+from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
+from lanewise.tensors import Array, Shape
+
+_log = structlog.get_logger(__name__)
+
+Outputs = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one launch gave to a request."""
+
+    first_row: int
+    outputs: Outputs
+    report: LaunchReport
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request whose end its caller awaits. The dispatcher only reads `inputs`."""
+
+    inputs: Mapping[str, Array]
+    done: asyncio.Future[None]
+    arrived_ns: int
+    parts: list[_Part] = field(default_factory=list)
+    error: BaseException | None = None
+
+
+class Dispatcher:
+    """Serves one version of a model: its lanes, their threads and their scheduler.
+
+    Used on one event loop. `warm_up` first, then `submit` as often as wanted, at the end
+    `drain` and `close`. Owns the runners of `loaded` and closes them. Each runner is
+    called from a thread of its own, so that a blocking call holds up nothing else.
+    """
+
+    def __init__(self, loaded: LoadedModel, clock: Clock, *, max_queue_requests: int) -> None:
+        self.spec: ModelSpec = loaded.spec
+        self._clock = clock
+        self._runners = loaded.runners
+        self._threads = tuple(
+            ThreadPoolExecutor(1, thread_name_prefix=f"{loaded.spec.name}-{runner.profile.name}")
+            for runner in loaded.runners
+        )
+        self._scheduler = Scheduler(
+            loaded.spec,
+            (runner.profile.index for runner in loaded.runners),
+            max_queue_requests=max_queue_requests,
+        )
+        self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
+        self._requests: dict[RequestId, _Request] = {}
+        self._in_flight: set[asyncio.Future[Outputs]] = set()
+        self._last_id = 0
+        self._timer: Timer | None = None
+        self._timer_ns: int | None = None
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have rows which were not launched."""
+        return self._scheduler.waiting_requests
+
+    async def warm_up(self) -> None:
+        """Warm up every runner, one after the other; return when all can serve.
+
+        Raises:
+            ExecutionFailed: a runner cannot run its own profile.
+        """
+        loop = asyncio.get_running_loop()
+        for runner, thread in zip(self._runners, self._threads, strict=True):
+            await loop.run_in_executor(thread, runner.warm_up)
+
+    async def submit(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_ns: int | None = None,
+        profile: str | int | None = None,
+    ) -> InferResult:
+        """Run one request and get its outputs. Cancelling it frees its place at once.
+
+        Args:
+            inputs: every input of the model, dtypes as in its spec. Only read, and not
+                to be changed before the call returns.
+            deadline_ns: on the clock's time; the request never starts after it.
+            profile: name or index of the only profile allowed; None for any.
+
+        Raises:
+            InvalidRequest, Overloaded, Unavailable, DeadlineExpired, ExecutionFailed: the
+                request got no outputs; see `lanewise.errors`.
+        """
+        shapes = {name: array.shape for name, array in inputs.items()}
+        route = self._scheduler.router.route(shapes, profile)
+        now_ns = self._clock.now_ns()
+        self._last_id += 1
+        request_id = RequestId(self._last_id)
+        request = _Request(inputs, asyncio.get_running_loop().create_future(), now_ns)
+        self._requests[request_id] = request
+        stack_key = (route.shapes, self._shared_contents(inputs))
+        queued = QueuedRequest(request_id, route, stack_key, deadline_ns)
+        self._carry_out(self._scheduler.arrive(queued, now_ns))
+        try:
+            await request.done
+        finally:
+            if self._requests.pop(request_id, None) is not None:  # cancelled while it waited
+                self._carry_out(self._scheduler.cancel(request_id, self._clock.now_ns()))
+        return _join(request.parts, self.spec)
+
+    def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
+        """Tell where a request of these shapes would run, and why; runs nothing.
+
+        Raises:
+            InvalidRequest: unknown or missing input, a shape the model contradicts, or an
+                unknown profile. A shape that no profile admits is no error here.
+        """
+        return self._scheduler.router.explain(shapes, profile)
+
+    def status(self) -> tuple[LaneStatus, ...]:
+        """Get every lane as it is now. May be called from any thread."""
+        return tuple(
+            LaneStatus(
+                lane_id=lane.lane_id,
+                profile=lane.profile,
+                state=lane.state,
+                counters=replace(lane.counters),
+                host_bytes=memory.host_bytes,
+                device_bytes=memory.device_bytes,
+            )
+            for lane, runner in zip(self._scheduler.lanes, self._runners, strict=True)
+            for memory in (runner.memory(),)
+        )
+
+    async def drain(self, grace_ns: int) -> None:
+        """Refuse new requests and run those that wait, for at most `grace_ns`.
+
+        Returns when every request has ended. What still waits after the grace period is
+        rejected; launches in flight cannot be interrupted and are awaited.
+        """
+        self._carry_out(self._scheduler.drain(self._clock.now_ns()))
+        ends = [request.done for request in self._requests.values()]
+        if ends:
+            await asyncio.wait(ends, timeout=grace_ns / NS_PER_S)
+        self._carry_out(self._scheduler.abandon())
+        if self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    async def close(self) -> None:
+        """Release the runners and their threads. Nothing may be submitted any more."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        for runner, thread in zip(self._runners, self._threads, strict=True):
+            await loop.run_in_executor(thread, runner.close)
+            thread.shutdown()
+
+    def _shared_contents(self, inputs: Mapping[str, Array]) -> Hashable:
+        """Get what must be equal, besides shapes, for two requests to share a launch."""
+        if not self.spec.batching:
+            return None
+        return tuple(
+            tuple(inputs[name].flat) if inputs[name].dtype.hasobject else inputs[name].tobytes()
+            for name in self._shared
+        )
+
+    def _carry_out(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            match decision:
+                case Launch():
+                    self._launch(decision)
+                case Complete(request_id) | Fail(request_id):
+                    self._end(request_id)
+                case Reject(request_id, error):
+                    self._end(request_id, error)
+                case Expire(request_id):
+                    self._end(request_id, self._describe_expiry(request_id))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        wakeup_ns = self._scheduler.next_wakeup_ns()
+        if wakeup_ns == self._timer_ns:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = wakeup_ns
+        self._timer = None if wakeup_ns is None else self._clock.call_at(wakeup_ns, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._timer_ns = None
+        self._carry_out(self._scheduler.tick(self._clock.now_ns()))
+
+    def _launch(self, launch: Launch) -> None:
+        launched_ns = self._clock.now_ns()
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads[launch.lane_id], self._execute, launch.lane_id, self._build(launch)
+        )
+        self._in_flight.add(future)
+        future.add_done_callback(functools.partial(self._finish, launch, launched_ns))
+
+    def _build(self, launch: Launch) -> Batch:
+        pieces: dict[str, list[Array]] = {}
+        for tensor in self.spec.inputs:
+            if tensor.name in self.spec.rowwise:
+                pieces[tensor.name] = [
+                    self._requests[part.request_id].inputs[tensor.name][_rows(part)]
+                    for part in launch.slices
+                ]
+            else:
+                first = self._requests[launch.slices[0].request_id]
+                pieces[tensor.name] = [first.inputs[tensor.name]]
+        return Batch(pieces, launch.rows, launch.padded_rows)
+
+    def _execute(self, lane_id: int, batch: Batch) -> Outputs:
+        """Run a batch; called on the lane's thread."""
+        runner: Runner = self._runners[lane_id]
+        outputs = runner.run(batch)
+        if self.spec.batching:
+            for name, array in outputs.items():
+                if array.ndim == 0 or array.shape[0] != batch.padded_rows:
+                    raise ExecutionFailed(
+                        f"model '{self.spec.name}': output '{name}' came back as "
+                        f"{list(array.shape)} for {batch.padded_rows} rows, so it cannot be "
+                        "cut into rows; set `batching = false` in model.toml"
+                    )
+        return outputs
+
+    def _finish(self, launch: Launch, launched_ns: int, future: asyncio.Future[Outputs]) -> None:
+        self._in_flight.discard(future)
+        now_ns = self._clock.now_ns()
+        lane = self._scheduler.lanes[launch.lane_id]
+        error = future.exception()
+        _log.debug(
+            "launch finished",
+            model=self.spec.name,
+            version=self.spec.version,
+            profile=lane.profile.name,
+            reason=launch.reason.value,
+            requests=len(launch.slices),
+            rows=launch.rows,
+            padded_rows=launch.padded_rows,
+            execution_ms=(now_ns - launched_ns) / NS_PER_MS,
+        )
+        if error is None:
+            self._deliver(launch, launched_ns, now_ns, future.result())
+            self._carry_out(self._scheduler.finish(launch.lane_id, now_ns))
+            return
+        _log.error(
+            "launch failed",
+            model=self.spec.name,
+            version=self.spec.version,
+            profile=lane.profile.name,
+            rows=launch.rows,
+            exc_info=error,
+        )
+        for part in launch.slices:
+            if request := self._requests.get(part.request_id):
+                request.error = _own_error(error, self.spec, lane.profile.name)
+        if isinstance(error, RunnerLost):
+            self._carry_out(self._scheduler.retire(launch.lane_id, now_ns))
+        else:
+            self._carry_out(self._scheduler.finish(launch.lane_id, now_ns, failed=True))
+
+    def _deliver(self, launch: Launch, launched_ns: int, now_ns: int, outputs: Outputs) -> None:
+        """Give each request in the launch its rows of the outputs."""
+        lane = self._scheduler.lanes[launch.lane_id]
+        offset = 0
+        for part in launch.slices:
+            if request := self._requests.get(part.request_id):
+                own = slice(offset, offset + part.rows)
+                report = LaunchReport(
+                    profile=lane.profile,
+                    rows=part.rows,
+                    batch_rows=launch.rows,
+                    padded_rows=launch.padded_rows,
+                    queue_ns=launched_ns - request.arrived_ns,
+                    execution_ns=now_ns - launched_ns,
+                )
+                mine = {n: a[own] for n, a in outputs.items()} if self.spec.batching else outputs
+                request.parts.append(_Part(part.first_row, mine, report))
+            offset += part.rows
+
+    def _end(self, request_id: RequestId, error: ServingError | None = None) -> None:
+        request = self._requests.pop(request_id, None)
+        if request is None or request.done.done():  # its caller has gone
+            return
+        if failure := error or request.error:
+            request.done.set_exception(failure)
+        else:
+            request.done.set_result(None)
+
+    def _describe_expiry(self, request_id: RequestId) -> DeadlineExpired:
+        request = self._requests.get(request_id)
+        waited_ns = 0 if request is None else self._clock.now_ns() - request.arrived_ns
+        return DeadlineExpired(
+            f"model '{self.spec.name}': the deadline passed after {waited_ns / NS_PER_MS:.1f} ms "
+            "in the queue, before the request could run; allow more time or send less load"
+        )
+
+
+def _rows(part: Slice) -> slice:
+    return slice(part.first_row, part.first_row + part.rows)
+
+
+def _own_error(error: BaseException, spec: ModelSpec, profile: str) -> BaseException:
+    """Make an exception for one request from the one that failed its launch."""
+    if isinstance(error, ServingError):
+        own: BaseException = type(error)(error.message)
+    else:
+        own = ExecutionFailed(
+            f"model '{spec.name}', profile '{profile}': the launch failed unexpectedly "
+            f"({type(error).__name__}); the server's log has the details"
+        )
+    own.__cause__ = error
+    return own
+
+
+def _join(parts: list[_Part], spec: ModelSpec) -> InferResult:
+    """Put the parts of a request together in the order of its rows.
+
+    Raises:
+        ExecutionFailed: the launches gave outputs of different shapes.
+    """
+    parts.sort(key=lambda part: part.first_row)
+    reports = tuple(part.report for part in parts)
+    if len(parts) == 1:
+        return InferResult(parts[0].outputs, reports)
+    outputs: Outputs = {}
+    for name in parts[0].outputs:
+        pieces = [part.outputs[name] for part in parts]
+        if len({piece.shape[1:] for piece in pieces}) > 1:
+            raise ExecutionFailed(
+                f"model '{spec.name}': the request was split over {len(parts)} launches, whose "
+                f"outputs '{name}' differ in shape and cannot be joined; send fewer rows"
+            )
+        outputs[name] = np.concatenate(pieces)
+    return InferResult(outputs, reports)

@@ -1,0 +1,197 @@
+"""The whole scheduler core on a virtual clock, with lanes that only take time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+from lanewise.clock import NS_PER_MS
+from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.decisions import (
+    Complete,
+    Decision,
+    Expire,
+    Fail,
+    LaneId,
+    Launch,
+    Reject,
+)
+from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
+
+
+def profile(
+    index: int,
+    rows: tuple[int, int, int],
+    item: Sequence[tuple[int, int, int]] = (),
+    *,
+    name: str = "",
+    delay_ms: float = 2.0,
+) -> Profile:
+    """A profile for one input X of (rows, *item), every entry (min, opt, max)."""
+    dims = (rows, *item)
+    x = ShapeRange(*(tuple(dim[i] for dim in dims) for i in range(3)))
+    return Profile(index, name or f"p{index}", {"X": x}, RowRange(*rows), int(delay_ms * NS_PER_MS))
+
+
+def model(*profiles: Profile) -> ModelSpec:
+    """A batching model with one input X and one output Y of the same shape."""
+    shape = (DYNAMIC,) * len(profiles[0].ranges["X"].min)
+    x = TensorSpec("X", DType.FP32, shape)
+    y = TensorSpec("Y", DType.FP32, shape)
+    return ModelSpec("m", "1", "simulated", (x,), (y,), True, frozenset({"X"}), profiles)
+
+
+def mission_model(delay_ms: float = 2.0) -> ModelSpec:
+    """Online, dynamic and offline lanes of one-row, four-row and 128-row traffic."""
+    return model(
+        profile(0, (1, 1, 1), name="online", delay_ms=delay_ms),
+        profile(1, (1, 4, 32), name="dynamic", delay_ms=delay_ms),
+        profile(2, (128, 128, 128), name="offline", delay_ms=delay_ms),
+    )
+
+
+class Simulation:
+    """Drives a Scheduler through arrivals, cancels and finishes; writes a readable log.
+
+    Args:
+        exec_ms: execution time of padded rows on a profile index.
+        fails: whether the n-th launch of all (from 0) fails.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        exec_ms: Callable[[int, int], float] = lambda _profile, rows: 1.0 + rows / 10,
+        max_queue_requests: int = 1000,
+        fails: Callable[[int], bool] = lambda _n: False,
+        lanes: Sequence[int] | None = None,
+    ) -> None:
+        self.spec = spec
+        lane_profiles = range(len(spec.profiles)) if lanes is None else lanes
+        self.core = Scheduler(spec, lane_profiles, max_queue_requests=max_queue_requests)
+        self.now_ns = 0
+        self.log: list[str] = []
+        self.launches: list[Launch] = []
+        self.launched_at_ns: list[int] = []
+        self.ends: dict[RequestId, list[str]] = {}
+        self.requests: dict[RequestId, QueuedRequest] = {}
+        self._exec_ms = exec_ms
+        self._fails = fails
+        self._ids = itertools.count()
+        self._order = itertools.count()
+        self._events: list[tuple[int, int, Callable[[], list[Decision]]]] = []
+
+    def arrive(
+        self,
+        at_ms: float,
+        rows: int,
+        item: Shape = (),
+        *,
+        timeout_ms: float | None = None,
+        pin: str | int | None = None,
+    ) -> RequestId:
+        """Have a request of shape (rows, *item) arrive; its id counts from 0."""
+        request_id = RequestId(next(self._ids))
+        route = self.core.router.route({"X": (rows, *item)}, pin)
+        at_ns = int(at_ms * NS_PER_MS)
+        deadline_ns = None if timeout_ms is None else at_ns + int(timeout_ms * NS_PER_MS)
+        request = QueuedRequest(request_id, route, route.shapes, deadline_ns)
+        self.requests[request_id] = request
+        self.ends[request_id] = []
+        self.at(at_ms, lambda: self.core.arrive(request, self.now_ns))
+        return request_id
+
+    def cancel(self, at_ms: float, request_id: RequestId) -> None:
+        """Have the client give a request up."""
+
+        def give_up() -> list[Decision]:
+            if not self.ends[request_id]:
+                self._end(request_id, "cancel")
+            return self.core.cancel(request_id, self.now_ns)
+
+        self.at(at_ms, give_up)
+
+    def retire(self, at_ms: float, lane_id: int) -> None:
+        """Have a lane lose its runner."""
+        self.at(at_ms, lambda: self.core.retire(LaneId(lane_id), self.now_ns))
+
+    def at(self, at_ms: float, action: Callable[[], list[Decision]]) -> None:
+        self._push(int(at_ms * NS_PER_MS), action)
+
+    def run(self) -> None:
+        """Run until nothing is left to happen; check the core's invariants at every step."""
+        while True:
+            wakeup_ns = self.core.next_wakeup_ns()
+            if wakeup_ns is not None and (not self._events or wakeup_ns < self._events[0][0]):
+                assert wakeup_ns >= self.now_ns, "the core asked to be woken in the past"
+                self.now_ns = wakeup_ns
+                decisions = self.core.tick(self.now_ns)
+                assert decisions, "the core asked to be woken for nothing"
+            elif self._events:
+                self.now_ns, _, action = heapq.heappop(self._events)
+                decisions = action()
+            else:
+                return
+            for decision in decisions:
+                self._carry_out(decision)
+            self.core.check_invariants()
+
+    def ends_of(self, kind: str) -> list[RequestId]:
+        """The requests that ended in `kind`: complete, fail, reject, expire or cancel."""
+        return [request_id for request_id, ends in self.ends.items() if ends == [kind]]
+
+    @property
+    def mean_batch(self) -> float:
+        """Mean number of request parts in a launch."""
+        return sum(len(launch.slices) for launch in self.launches) / len(self.launches)
+
+    def _push(self, at_ns: int, action: Callable[[], list[Decision]]) -> None:
+        heapq.heappush(self._events, (at_ns, next(self._order), action))
+
+    def _carry_out(self, decision: Decision) -> None:
+        match decision:
+            case Launch():
+                self._launch(decision)
+            case Complete(request_id):
+                self._end(request_id, "complete")
+            case Fail(request_id):
+                self._end(request_id, "fail")
+            case Reject(request_id, error):
+                self._end(request_id, "reject", type(error).__name__)
+            case Expire(request_id):
+                self._end(request_id, "expire")
+
+    def _launch(self, launch: Launch) -> None:
+        lane = self.core.lanes[launch.lane_id]
+        failed = self._fails(len(self.launches))
+        self.launches.append(launch)
+        self.launched_at_ns.append(self.now_ns)
+        parts = ",".join(f"{part.request_id}" for part in launch.slices)
+        self._write(
+            f"launch {lane.profile.name} rows={launch.rows} padded={launch.padded_rows} "
+            f"requests={parts} {launch.reason.value}"
+        )
+        took_ns = int(self._exec_ms(lane.profile.index, launch.padded_rows) * NS_PER_MS)
+
+        def finish() -> list[Decision]:
+            if lane.is_retired or lane.in_flight is not launch:
+                return []
+            return self.core.finish(launch.lane_id, self.now_ns, failed=failed)
+
+        self._push(self.now_ns + took_ns, finish)
+
+    def _end(self, request_id: RequestId, kind: str, detail: str = "") -> None:
+        self.ends[request_id].append(kind)
+        self._write(f"{kind} {request_id} {detail}".rstrip())
+
+    def _write(self, line: str) -> None:
+        self.log.append(f"{self.now_ns / NS_PER_MS:.3f} {line}")
+
+
+def by_profile(exec_ms: Mapping[str, float], spec: ModelSpec) -> Callable[[int, int], float]:
+    """Execution times that depend on the profile's name alone."""
+    return lambda index, _rows: exec_ms[spec.profiles[index].name]

@@ -1,0 +1,196 @@
+"""What must hold for any traffic: random shapes, arrivals, deadlines, cancels, failures, losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helpers.sim import Simulation, model, profile
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from lanewise.errors import NoProfileAdmits
+from lanewise.models import ModelSpec
+from lanewise.scheduler.decisions import Launch
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at_ms: float
+    rows: int
+    item: int
+    timeout_ms: float | None
+    cancel_after_ms: float | None
+    pin: int | None
+
+
+times_ms = st.integers(0, 400).map(lambda tenths: tenths / 10)
+arrivals = st.builds(
+    Arrival,
+    at_ms=times_ms,
+    rows=st.one_of(st.just(1), st.integers(1, 8), st.integers(1, 100)),
+    item=st.sampled_from([4, 8, 16, 32]),
+    timeout_ms=st.none() | st.integers(0, 100).map(lambda tenths: tenths / 10),
+    cancel_after_ms=st.none() | st.integers(0, 100).map(lambda tenths: tenths / 10),
+    pin=st.none() | st.none() | st.integers(0, 3),
+)
+
+
+@st.composite
+def bounds(draw: st.DrawFn, largest: int) -> tuple[int, int, int]:
+    low, opt, high = sorted(draw(st.integers(1, largest)) for _ in range(3))
+    return low, opt, high
+
+
+@st.composite
+def models(draw: st.DrawFn) -> ModelSpec:
+    count = draw(st.integers(1, 4))
+    return model(
+        *(
+            profile(
+                i, draw(bounds(32)), [draw(bounds(32))], delay_ms=draw(st.sampled_from([0, 1, 5]))
+            )
+            for i in range(count)
+        )
+    )
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> dict[str, object]:
+    return {
+        "spec": draw(models()),
+        "arrivals": draw(st.lists(arrivals, min_size=1, max_size=40)),
+        "failing": draw(st.sets(st.integers(0, 20), max_size=4)),
+        "lost": draw(st.lists(st.tuples(times_ms, st.integers(0, 3)), max_size=2)),
+        "drain_ms": draw(st.none() | times_ms),
+        "max_queue": draw(st.integers(1, 60)),
+        "copies": draw(st.integers(1, 2)),
+    }
+
+
+def play(scenario) -> Simulation:
+    spec = scenario["spec"]
+    lanes = [p.index for p in spec.profiles for _ in range(scenario["copies"])]
+    sim = Simulation(
+        spec,
+        exec_ms=lambda index, rows: 0.5 + index + rows / 8,
+        max_queue_requests=scenario["max_queue"],
+        fails=lambda n: n in scenario["failing"],
+        lanes=lanes,
+    )
+    for arrival in scenario["arrivals"]:
+        pin = arrival.pin if arrival.pin is not None and arrival.pin < len(spec.profiles) else None
+        try:
+            request_id = sim.arrive(
+                arrival.at_ms, arrival.rows, (arrival.item,), timeout_ms=arrival.timeout_ms, pin=pin
+            )
+        except NoProfileAdmits:
+            event("refused: no profile admits")
+            continue
+        if arrival.cancel_after_ms is not None:
+            sim.cancel(arrival.at_ms + arrival.cancel_after_ms, request_id)
+    for at_ms, lane_id in scenario["lost"]:
+        if lane_id < len(lanes):
+            sim.retire(at_ms, lane_id)
+    if scenario["drain_ms"] is not None:
+        sim.at(scenario["drain_ms"], lambda: sim.core.drain(sim.now_ns))
+    sim.run()
+    return sim
+
+
+checked = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@checked
+@given(scenarios())
+def test_every_request_ends_exactly_once(scenario):
+    sim = play(scenario)
+    for ends in sim.ends.values():
+        assert len(ends) == 1
+        event(ends[0])
+
+
+@checked
+@given(scenarios())
+def test_no_launch_exceeds_its_profile_or_mixes_shapes(scenario):
+    sim = play(scenario)
+    for launch in sim.launches:
+        limits = sim.core.lanes[launch.lane_id].profile
+        requests = [sim.requests[part.request_id] for part in launch.slices]
+        assert limits.rows.min <= launch.padded_rows <= limits.rows.max
+        assert sum(part.rows for part in launch.slices) == launch.rows <= launch.padded_rows
+        assert len({request.stack_key for request in requests}) == 1
+        for request in requests:
+            (item,) = request.route.shapes[0]
+            x = limits.ranges["X"]
+            assert x.min[1] <= item <= x.max[1]
+            assert limits.index in request.route.fits
+    event(f"lanes used: {len({launch.lane_id for launch in sim.launches})}")
+
+
+@checked
+@given(scenarios())
+def test_no_lane_holds_two_launches_and_none_starts_past_a_deadline(scenario):
+    sim = play(scenario)
+    for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
+        for part in launch.slices:
+            deadline_ns = sim.requests[part.request_id].deadline_ns
+            assert deadline_ns is None or at_ns < deadline_ns
+    by_lane: dict[int, float] = {}
+    for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
+        index = sim.core.lanes[launch.lane_id].profile.index
+        assert at_ns >= by_lane.get(launch.lane_id, 0)
+        by_lane[launch.lane_id] = at_ns + int((0.5 + index + launch.padded_rows / 8) * 1e6)
+
+
+@checked
+@given(scenarios())
+def test_rows_of_a_completed_request_are_launched_once_each(scenario):
+    sim = play(scenario)
+    launched: dict[int, list[tuple[int, int]]] = {}
+    for launch in sim.launches:
+        for part in launch.slices:
+            launched.setdefault(part.request_id, []).append((part.first_row, part.rows))
+    for request_id in sim.ends_of("complete"):
+        next_row = 0
+        for first_row, rows in sorted(launched[request_id]):
+            assert first_row == next_row
+            next_row += rows
+        assert next_row == sim.requests[request_id].route.rows
+
+
+@checked
+@given(scenarios())
+def test_the_same_traffic_gives_the_same_log(scenario):
+    assert play(scenario).log == play(scenario).log
+
+
+@checked
+@given(scenarios())
+def test_nothing_is_left_behind(scenario):
+    sim = play(scenario)
+    assert sim.core.waiting_requests == 0
+    assert sim.core.next_wakeup_ns() is None
+    assert all(lane.in_flight is None for lane in sim.core.lanes)
+    counted = sum(lane.counters.rows for lane in sim.core.lanes)
+    assert counted == sum(launch.rows for launch in sim.launches)
+
+
+def test_the_properties_see_every_kind_of_end():
+    """Guards the guards: traffic like theirs does cancel, expire, fail and reject."""
+    spec = model(profile(0, (1, 2, 4), [(1, 8, 32)]))
+    sim = Simulation(spec, exec_ms=lambda _p, _r: 5, max_queue_requests=5, fails=lambda n: n == 1)
+    for _ in range(8):
+        sim.arrive(0, 2, (8,))
+    sim.arrive(11, 2, (8,), timeout_ms=1)
+    sim.cancel(12, sim.arrive(11, 2, (8,)))
+
+    sim.run()
+
+    assert {ends[0] for ends in sim.ends.values()} == {
+        "complete",
+        "fail",
+        "reject",
+        "expire",
+        "cancel",
+    }
+    assert all(isinstance(launch, Launch) for launch in sim.launches)
