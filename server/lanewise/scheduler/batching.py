@@ -13,7 +13,6 @@ from lanewise.models import Profile
 from lanewise.scheduler.decisions import LaunchReason, Slice
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.queues import Candidates, StackQueue, Waiting
-from lanewise.scheduler.routing import row_distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,8 @@ class Proposal:
         profile tuned for shapes nearest to it.
         """
         profile = self.lane.profile
-        route = self.oldest.request.route
-        distance = row_distance(profile, max(self.rows, profile.rows.min))
-        distance += route.distances[route.fits.index(profile.index)]
+        rows = max(self.rows, profile.rows.min)
+        distance = self.oldest.request.route.distance(profile, rows)
         return (self.oldest.sequence, -self.rows, distance, self.lane.lane_id)
 
 

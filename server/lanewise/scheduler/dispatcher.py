@@ -17,6 +17,7 @@ from lanewise.errors import DeadlineExpired, ExecutionFailed, RunnerLost, Servin
 from lanewise.models import ModelSpec
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject, Slice
+from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
 from lanewise.tensors import Array, Shape
@@ -132,7 +133,7 @@ class Dispatcher:
             InvalidRequest: unknown or missing input, a shape the model contradicts, or an
                 unknown profile. A shape that no profile admits is no error here.
         """
-        return self._scheduler.router.explain(shapes, profile)
+        return explain(self._scheduler.router, shapes, profile)
 
     def status(self) -> tuple[LaneStatus, ...]:
         """Get every lane as it is now. May be called from any thread."""

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
 from lanewise.models import ModelSpec, Profile
-from lanewise.scheduler.results import CandidateReport, PlannedLaunch, RouteReport
 from lanewise.tensors import DYNAMIC, Shape, format_shape
 
 CACHED_ROUTES = 4096
@@ -46,6 +45,11 @@ class Route:
     fits: tuple[int, ...]
     distances: tuple[float, ...]
 
+    def distance(self, profile: Profile, rows: int) -> float:
+        """How far a launch of `rows` of these shapes is from the opt of `profile`, in octaves."""
+        item_distance = self.distances[self.fits.index(profile.index)]
+        return item_distance + abs(math.log2(rows / profile.rows.opt))
+
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
@@ -55,19 +59,13 @@ class Eligibility:
     guests: tuple[int, ...]
 
 
-def row_distance(profile: Profile, rows: int) -> float:
-    """How far `rows` are from what `profile` is tuned for: |log2(rows / opt)|."""
-    return abs(math.log2(rows / profile.rows.opt))
-
-
 class Router:
     """Routes the requests of one model. Pure: the same shapes always get the same route."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
-        self._names = tuple(tensor.name for tensor in spec.inputs)
-        self._route_shapes = functools.lru_cache(CACHED_ROUTES)(self._find_route)
-        self.eligibility = functools.lru_cache(CACHED_ROUTES)(self._find_eligibility)
+        self.spec = spec
+        self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
+        self._eligibility = functools.lru_cache(CACHED_ROUTES)(self._find_eligibility)
 
     def route(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> Route:
         """Get the route of a request.
@@ -82,62 +80,106 @@ class Router:
             UnknownProfile: there is no profile of that name or index.
             NoProfileAdmits: the message lists what each profile admits.
         """
-        try:
-            in_order = tuple(shapes[name] for name in self._names)
-        except KeyError as missing:
-            raise self._missing(missing.args[0]) from None
-        if len(shapes) != len(in_order):
-            extra = next(name for name in shapes if name not in self._names)
-            raise UnknownTensor(
-                f"model '{self._spec.name}' has no input '{extra}'; it has: {self._list_inputs()}"
-            )
-        return self._route_shapes(in_order, profile)
+        return self._route(self.in_order(shapes), profile)
 
-    def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
-        """Tell what `route` finds and what would be launched on an idle server, in words.
+    def eligibility(self, fits: tuple[int, ...], rows: int) -> Eligibility:
+        """Get the profiles, among those of index `fits`, that may launch `rows` rows."""
+        return self._eligibility(fits, rows)
+
+    def in_order(self, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
+        """Put the shapes in the order of the model's inputs.
 
         Raises:
-            UnknownTensor, ShapeMismatch, UnknownProfile: as `route` does.
+            UnknownTensor: an input is missing or not the model's.
         """
-        try:
-            route = self.route(shapes, profile)
-        except NoProfileAdmits as error:
-            return self._explain_refusal(shapes, profile, error)
-        launches = self._plan(route)
-        own = self.eligibility(route.fits, route.rows)
-        in_order = tuple(shapes[name] for name in self._names)
-        pin = self._find_pin(profile)
-        candidates = tuple(
-            self._describe_candidate(candidate, in_order, pin, route.rows, own)
-            for candidate in self._spec.profiles
-        )
-        return RouteReport(
-            True, _describe_plan(route.rows, launches), route.rows, candidates, launches
-        )
+        known = [tensor.name for tensor in self.spec.inputs]
+        listed = ", ".join(f"'{name}'" for name in known)
+        for name in known:
+            if name not in shapes:
+                raise UnknownTensor(
+                    f"model '{self.spec.name}': input '{name}' is missing; its inputs are: {listed}"
+                )
+        for name in shapes:
+            if name not in known:
+                raise UnknownTensor(
+                    f"model '{self.spec.name}' has no input '{name}'; its inputs are: {listed}"
+                )
+        return tuple(shapes[name] for name in known)
 
-    def _find_route(self, shapes: tuple[Shape, ...], pinned: str | int | None) -> Route:
-        pin = self._find_pin(pinned)
-        rows = self._count_rows(shapes)
-        fits = tuple(
-            profile
-            for profile in self._spec.profiles
-            if (pin is None or pin is profile) and not self._find_problem(profile, shapes)
-        )
-        if rows == 0 or not fits:
-            raise self._no_profile_admits(shapes, pin, rows)
-        stacked = tuple(
-            shape[1:] if name in self._spec.rowwise else shape
-            for name, shape in zip(self._names, shapes, strict=True)
-        )
+    def pinned(self, profile: str | int | None) -> Profile | None:
+        """Get the profile of that name or index; None for None.
+
+        Raises:
+            UnknownProfile: there is none.
+        """
+        if profile is None:
+            return None
+        found = self.spec.find_profile(profile)
+        if found is None:
+            listed = ", ".join(f"'{p.name}' (index {p.index})" for p in self.spec.profiles)
+            raise UnknownProfile(
+                f"model '{self.spec.name}' has no profile '{profile}'; it has: {listed}"
+            )
+        return found
+
+    def count_rows(self, shapes: tuple[Shape, ...]) -> int:
+        """Count the rows of a request; 1 for a model without batching.
+
+        Raises:
+            ShapeMismatch: a shape contradicts the model, or the inputs disagree on rows.
+        """
+        counted: dict[str, int] = {}
+        for tensor, shape in zip(self.spec.inputs, shapes, strict=True):
+            first = self._first_item_dim(tensor.name)
+            if len(shape) != len(tensor.shape) or any(
+                size not in (DYNAMIC, got)
+                for size, got in zip(tensor.shape[first:], shape[first:], strict=True)
+            ):
+                raise ShapeMismatch(
+                    f"model '{self.spec.name}', input '{tensor.name}': shape "
+                    f"{format_shape(shape)} does not match the model's "
+                    f"{format_shape(tensor.shape)} (-1 is any size)"
+                )
+            if first:
+                counted[tensor.name] = shape[0]
+        if len(set(counted.values())) > 1:
+            listed = ", ".join(f"'{name}' has {rows}" for name, rows in counted.items())
+            raise ShapeMismatch(
+                f"model '{self.spec.name}': the inputs disagree on the number of rows "
+                f"(dimension 0): {listed}; send the same number in each"
+            )
+        return next(iter(counted.values()), 1)
+
+    def find_problem(self, profile: Profile, shapes: tuple[Shape, ...], rows: int) -> str:
+        """Say why `profile` cannot run a request however it is split or padded; "" if it can."""
+        if rows == 0:
+            return "0 rows were sent, at least 1 is needed"
+        for name, dim, size in self._item_dims(shapes):
+            low, high = profile.ranges[name].min[dim], profile.ranges[name].max[dim]
+            if not low <= size <= high:
+                allowed = str(low) if low == high else f"{low} to {high}"
+                return f"dimension {dim} of '{name}' is {size}, it admits {allowed}"
+        return ""
+
+    def _find_route(self, shapes: tuple[Shape, ...], pin: str | int | None) -> Route:
+        only = self.pinned(pin)
+        rows = self.count_rows(shapes)
+        allowed = self.spec.profiles if only is None else (only,)
+        fits = [p for p in allowed if not self.find_problem(p, shapes, rows)]
+        if not fits:
+            raise self._no_profile_admits(shapes, rows, allowed)
         return Route(
             rows=rows,
-            shapes=stacked,
+            shapes=tuple(
+                shape[self._first_item_dim(tensor.name) :]
+                for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
+            ),
             fits=tuple(profile.index for profile in fits),
             distances=tuple(self._item_distance(profile, shapes) for profile in fits),
         )
 
     def _find_eligibility(self, fits: tuple[int, ...], rows: int) -> Eligibility:
-        ranges = {index: self._spec.profiles[index].rows for index in fits}
+        ranges = {index: self.spec.profiles[index].rows for index in fits}
         within = tuple(i for i, r in ranges.items() if r.min <= rows <= r.max)
         above = tuple(i for i, r in ranges.items() if rows < r.min)
         if within:
@@ -149,169 +191,42 @@ class Router:
         highest = max(r.max for r in ranges.values())
         return Eligibility(tuple(i for i, r in ranges.items() if r.max == highest), ())
 
-    def _plan(self, route: Route) -> tuple[PlannedLaunch, ...]:
-        launches: list[PlannedLaunch] = []
-        first_row = 0
-        while first_row < route.rows:
-            left = route.rows - first_row
-            best = min(
-                (self._spec.profiles[i] for i in self.eligibility(route.fits, left).owners),
-                key=lambda p: (
-                    -min(left, p.rows.max),
-                    row_distance(p, max(left, p.rows.min))
-                    + route.distances[route.fits.index(p.index)],
-                    p.index,
-                ),
-            )
-            rows = min(left, best.rows.max)
-            launches.append(PlannedLaunch(best, first_row, rows, max(rows, best.rows.min)))
-            first_row += rows
-        return tuple(launches)
+    def _first_item_dim(self, name: str) -> int:
+        return 1 if name in self.spec.rowwise else 0
 
-    def _find_pin(self, pinned: str | int | None) -> Profile | None:
-        if pinned is None:
-            return None
-        profile = self._spec.find_profile(pinned)
-        if profile is None:
-            listed = ", ".join(f"'{p.name}' (index {p.index})" for p in self._spec.profiles)
-            raise UnknownProfile(
-                f"model '{self._spec.name}' has no profile '{pinned}'; it has: {listed}"
-            )
-        return profile
-
-    def _count_rows(self, shapes: tuple[Shape, ...]) -> int:
-        """Count the rows, checking every shape against the model."""
-        counted: dict[str, int] = {}
-        for tensor, shape in zip(self._spec.inputs, shapes, strict=True):
-            rowwise = tensor.name in self._spec.rowwise
-            free = {0} if rowwise else set()
-            if len(shape) != len(tensor.shape) or any(
-                DYNAMIC != size != got and dim not in free
-                for dim, (size, got) in enumerate(zip(tensor.shape, shape, strict=True))
-            ):
-                raise ShapeMismatch(
-                    f"model '{self._spec.name}', input '{tensor.name}': shape "
-                    f"{format_shape(shape)} does not match the model's "
-                    f"{format_shape(tensor.shape)} (-1 is any size)"
-                )
-            if rowwise:
-                counted[tensor.name] = shape[0]
-        if len(set(counted.values())) > 1:
-            listed = ", ".join(f"'{name}' has {rows}" for name, rows in counted.items())
-            raise ShapeMismatch(
-                f"model '{self._spec.name}': the inputs disagree on the number of rows "
-                f"(dimension 0): {listed}; send the same number in each"
-            )
-        return next(iter(counted.values()), 1)
-
-    def _find_problem(self, profile: Profile, shapes: tuple[Shape, ...]) -> str:
-        """Say which dimension, rows apart, `profile` does not admit; empty if it admits all."""
-        for name, shape in zip(self._names, shapes, strict=True):
-            limits = profile.ranges[name]
-            first = 1 if name in self._spec.rowwise else 0
-            for dim in range(first, len(shape)):
-                low, high = limits.min[dim], limits.max[dim]
-                if not low <= shape[dim] <= high:
-                    allowed = str(low) if low == high else f"{low} to {high}"
-                    return f"dimension {dim} of '{name}' is {shape[dim]}, it admits {allowed}"
-        return ""
+    def _item_dims(self, shapes: tuple[Shape, ...]) -> Iterator[tuple[str, int, int]]:
+        """Iterate over (input name, dimension, size), without those that count rows."""
+        for tensor, shape in zip(self.spec.inputs, shapes, strict=True):
+            for dim in range(self._first_item_dim(tensor.name), len(shape)):
+                yield tensor.name, dim, shape[dim]
 
     def _item_distance(self, profile: Profile, shapes: tuple[Shape, ...]) -> float:
-        total = 0.0
-        for name, shape in zip(self._names, shapes, strict=True):
-            opt = profile.ranges[name].opt
-            first = 1 if name in self._spec.rowwise else 0
-            for dim in range(first, len(shape)):
-                total += abs(math.log2(max(1, shape[dim]) / max(1, opt[dim])))
-        return total
-
-    def _missing(self, name: str) -> UnknownTensor:
-        return UnknownTensor(
-            f"model '{self._spec.name}': input '{name}' is missing; "
-            f"the model's inputs are: {self._list_inputs()}"
+        return sum(
+            abs(math.log2(max(1, size) / max(1, profile.ranges[name].opt[dim])))
+            for name, dim, size in self._item_dims(shapes)
         )
-
-    def _list_inputs(self) -> str:
-        return ", ".join(f"'{name}'" for name in self._names)
 
     def _no_profile_admits(
-        self, shapes: tuple[Shape, ...], pin: Profile | None, rows: int
+        self, shapes: tuple[Shape, ...], rows: int, allowed: tuple[Profile, ...]
     ) -> NoProfileAdmits:
         sent = ", ".join(
-            f"'{name}' {format_shape(shape)}"
-            for name, shape in zip(self._names, shapes, strict=True)
+            f"'{tensor.name}' {format_shape(shape)}"
+            for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
         )
-        lines = []
-        for profile in self._spec.profiles:
-            if pin is not None and profile is not pin:
-                continue
-            problem = self._find_problem(profile, shapes) if rows else "0 rows were sent"
-            admits = ", ".join(
-                f"'{name}' {format_shape(r.min)} to {format_shape(r.max)}"
-                for name, r in profile.ranges.items()
-            )
-            lines.append(f"'{profile.name}' (index {profile.index}) admits {admits}: {problem}")
-        which = (
-            f"profile '{pin.name}', which the request is pinned to, does not admit"
-            if pin
-            else "no profile admits"
+        reasons = "; ".join(
+            f"'{profile.name}' (index {profile.index}) admits {_describe_ranges(profile)}: "
+            + self.find_problem(profile, shapes, rows)
+            for profile in allowed
         )
+        which = "" if allowed == self.spec.profiles else "of those the request is pinned to "
         return NoProfileAdmits(
-            f"model '{self._spec.name}': {which} {sent}; "
-            + "; ".join(lines)
-            + "; change the shape or serve a profile that admits it"
-        )
-
-    def _explain_refusal(
-        self, shapes: Mapping[str, Shape], pinned: str | int | None, error: NoProfileAdmits
-    ) -> RouteReport:
-        in_order = tuple(shapes[name] for name in self._names)
-        rows = self._count_rows(in_order)
-        pin = self._find_pin(pinned)
-        candidates = tuple(
-            self._describe_candidate(profile, in_order, pin, rows, Eligibility((), ()))
-            for profile in self._spec.profiles
-        )
-        return RouteReport(False, error.message, rows, candidates, ())
-
-    def _describe_candidate(
-        self,
-        profile: Profile,
-        shapes: tuple[Shape, ...],
-        pin: Profile | None,
-        rows: int,
-        eligibility: Eligibility,
-    ) -> CandidateReport:
-        limits = profile.rows
-        if pin is not None and pin is not profile:
-            return CandidateReport(profile, False, f"the request is pinned to '{pin.name}'")
-        problem = self._find_problem(profile, shapes) if rows else "0 rows: at least 1 is needed"
-        if problem:
-            return CandidateReport(profile, False, problem)
-        if rows > limits.max:
-            if profile.index in eligibility.owners:
-                return CandidateReport(
-                    profile, True, f"takes up to {limits.max} rows a launch of {rows}"
-                )
-            return CandidateReport(profile, False, f"{rows} rows, it admits up to {limits.max}")
-        if rows < limits.min:
-            padding = f"would pad {rows} rows to {limits.min}"
-            if profile.index in eligibility.owners:
-                return CandidateReport(profile, True, f"{padding}; no profile admits them unpadded")
-            return CandidateReport(profile, True, f"{padding}; used when other rows fill it")
-        return CandidateReport(
-            profile, True, f"admits {rows} rows unpadded, tuned for {limits.opt}"
+            f"model '{self.spec.name}': no profile {which}admits {sent}; {reasons}; "
+            "send a shape within a range, or add a profile for this one"
         )
 
 
-def _describe_plan(rows: int, launches: tuple[PlannedLaunch, ...]) -> str:
-    if len(launches) == 1:
-        (launch,) = launches
-        padding = launch.padded_rows - launch.rows
-        how = f"padded to {launch.padded_rows}" if padding else "without padding"
-        return (
-            f"profile '{launch.profile.name}' runs {rows} rows {how}: "
-            f"of those that can, its opt ({launch.profile.rows.opt} rows) is nearest"
-        )
-    parts = " + ".join(f"{launch.rows} at '{launch.profile.name}'" for launch in launches)
-    return f"{rows} rows are more than any profile admits: split into {parts}"
+def _describe_ranges(profile: Profile) -> str:
+    return ", ".join(
+        f"'{name}' {format_shape(limits.min)} to {format_shape(limits.max)}"
+        for name, limits in profile.ranges.items()
+    )
