@@ -58,6 +58,7 @@ class ModelSpec:
             other inputs are shared by a whole batch: requests are stacked only if their
             bytes are equal. Empty without batching.
         profiles: in the order of their indexes; at least one.
+        text_inputs: names of the BYTES inputs whose elements the backend takes as UTF-8.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ModelSpec:
     batching: bool
     rowwise: frozenset[str]
     profiles: tuple[Profile, ...]
+    text_inputs: frozenset[str] = frozenset()
 
     def find_profile(self, name_or_index: str | int) -> Profile | None:
         """Get the profile of that name, or else of that index; None if there is none."""

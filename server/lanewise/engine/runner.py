@@ -9,6 +9,7 @@ from typing import Protocol
 from lanewise.models import ModelSpec, Profile
 from lanewise.tensors import Array
 
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows to execute together.
@@ -67,6 +68,7 @@ class Runner(Protocol):
 
         Raises:
             ExecutionFailed: this batch failed; the runner may be used again.
+            MalformedContents: an element of a text input is not UTF-8, see `ModelSpec`.
             RunnerLost: the runner is out of service.
         """
         ...

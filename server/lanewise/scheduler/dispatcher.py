@@ -13,6 +13,7 @@ import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
 from lanewise.engine.runner import Batch, LoadedModel, Runner
+from lanewise.engine.strings import decode_strings
 from lanewise.errors import DeadlineExpired, ExecutionFailed, RunnerLost, ServingError
 from lanewise.models import ModelSpec
 from lanewise.scheduler.core import Scheduler
@@ -111,6 +112,8 @@ class Dispatcher:
         """
         shapes = {name: array.shape for name, array in inputs.items()}
         route = self._scheduler.router.route(shapes, profile)
+        for name in self.spec.text_inputs:
+            decode_strings(inputs[name], name)  # here, where it fails this request alone
         now_ns = self._clock.now_ns()
         self._last_id += 1
         request_id = RequestId(self._last_id)

@@ -1,0 +1,106 @@
+"""The backends of this build, and which of them reads which kind of model file."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from lanewise.clock import Clock
+from lanewise.engine.runner import LoadedModel
+from lanewise.engine.source import ModelSource
+from lanewise.errors import ConfigError
+from lanewise.model_settings import ModelSettings
+
+MODEL_SUFFIXES = (".onnx", ".plan", ".sim.toml")
+"""Endings of model files, whether or not this build has a backend for them."""
+
+
+class LoadModel(Protocol):
+    """The `load` function that the module of every backend has."""
+
+    def __call__(self, source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedModel:
+        """Read the model file and make its runners, not warmed up.
+
+        Raises:
+            ConfigError: the file or its settings cannot be served.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One way to execute models.
+
+    Attributes:
+        reads: endings of the files it reads.
+        module: imported when the backend is chosen, not before.
+        install: the extra of this distribution that brings what `module` imports.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    module: str
+    install: str = ""
+
+    def import_load(self) -> LoadModel:
+        """Import the backend.
+
+        Raises:
+            ConfigError: a package it needs is not installed, or does not work.
+        """
+        try:
+            return cast(LoadModel, importlib.import_module(self.module).load)
+        except ImportError as error:
+            if not self.install:
+                raise
+            raise ConfigError(
+                f"backend '{self.name}' cannot be used: {error}; "
+                f"to install it: pip install 'lanewise[{self.install}]'"
+            ) from error
+
+
+# "auto" takes the first that reads the file.
+BACKENDS = (
+    Backend("onnxruntime", (".onnx",), "lanewise.engine.ort", install="cpu"),
+    Backend("simulated", (".sim.toml",), "lanewise.engine.simulated"),
+)
+
+
+def model_suffix(file: Path) -> str | None:
+    """Get the one of MODEL_SUFFIXES that the name of `file` ends with."""
+    return next((suffix for suffix in MODEL_SUFFIXES if file.name.endswith(suffix)), None)
+
+
+def choose_backend(file: Path, wanted: str) -> Backend:
+    """Get the backend named `wanted`, or for "auto" the one for this kind of file.
+
+    Raises:
+        ConfigError: this build has no such backend, or it does not read `file`.
+    """
+    suffix = model_suffix(file)
+    if wanted == "auto":
+        for backend in BACKENDS:
+            if suffix in backend.reads:
+                return backend
+        raise ConfigError(
+            f"{file}: no backend of this build reads it; there are {_listed()}. "
+            "Serve the model in one of these forms"
+        )
+    for backend in BACKENDS:
+        if backend.name == wanted:
+            if suffix in backend.reads:
+                return backend
+            raise ConfigError(
+                f"{file}: backend '{wanted}' reads {' and '.join(backend.reads)} files; "
+                f"set backend to 'auto', or to one for this file: there are {_listed()}"
+            )
+    raise ConfigError(
+        f"{file}: backend '{wanted}' is not part of this build; there are {_listed()}. "
+        "Set backend to one of them or to 'auto'"
+    )
+
+
+def _listed() -> str:
+    return ", ".join(f"'{backend.name}' ({', '.join(backend.reads)})" for backend in BACKENDS)

@@ -1,0 +1,73 @@
+"""The arrays a runner feeds to its model: a batch's pieces stacked and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lanewise.engine.runner import Batch
+from lanewise.memory.host import HostBuffer
+from lanewise.memory.staging import pack_rows, pad_rows
+from lanewise.models import ModelSpec, Profile
+from lanewise.tensors import Array, DType, Shape
+
+
+class InputBuffers:
+    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum."""
+
+    def __init__(self, spec: ModelSpec, profile: Profile) -> None:
+        self._buffers = {
+            tensor.name: HostBuffer(tensor.dtype.numpy)
+            for tensor in spec.inputs
+            if tensor.name in spec.rowwise
+        }
+        for name, buffer in self._buffers.items():
+            buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def gather(self, batch: Batch) -> dict[str, Array]:
+        """Get every input of `batch` with `padded_rows` rows, C-contiguous.
+
+        A lone piece that needs no padding is handed on as it is, anything else is copied.
+        The arrays are only to be read, and valid until the next call.
+        """
+        return {name: self._gather_input(name, batch) for name in batch.pieces}
+
+    def _gather_input(self, name: str, batch: Batch) -> Array:
+        pieces = batch.pieces[name]
+        first = pieces[0]
+        buffer = self._buffers.get(name)
+        if buffer is None or (len(pieces) == 1 and batch.rows == batch.padded_rows):
+            return np.asarray(first, order="C")
+        stacked = buffer.view((batch.padded_rows, *first.shape[1:]))
+        pad_rows(stacked, pack_rows(pieces, stacked))
+        return stacked
+
+
+def warm_up_batches(spec: ModelSpec, profile: Profile) -> Iterator[Batch]:
+    """Make a batch of the opt and one of the max shapes of `profile`, of zeros or empty strings."""
+    opt = {name: shapes.opt for name, shapes in profile.ranges.items()}
+    yield _blank_batch(spec, opt, profile.rows.opt)
+    largest = {name: shapes.max for name, shapes in profile.ranges.items()}
+    yield _blank_batch(spec, largest, profile.rows.max)
+
+
+def _blank_batch(spec: ModelSpec, shapes: dict[str, Shape], rows: int) -> Batch:
+    pieces = {}
+    for tensor in spec.inputs:
+        shape = shapes[tensor.name]
+        if tensor.name in spec.rowwise:
+            shape = (rows, *shape[1:])
+        pieces[tensor.name] = [_blank(tensor.dtype, shape)]
+    return Batch(pieces, rows, rows)
+
+
+def _blank(dtype: DType, shape: Shape) -> Array:
+    if dtype is DType.BYTES:
+        return np.full(shape, b"", dtype.numpy)
+    return np.zeros(shape, dtype.numpy)

@@ -1,0 +1,151 @@
+"""Backend "simulated": models that take the time a table says and compute next to nothing.
+
+For load tests, demonstrations and everything else that needs a server but no model.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from lanewise.clock import Clock
+from lanewise.engine.inputs import InputBuffers, warm_up_batches
+from lanewise.engine.latency import LatencyTable
+from lanewise.engine.profiles import CarriedProfiles, plan_profiles
+from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory
+from lanewise.engine.simulated_file import DEFAULT_LATENCY, SimulatedModel, read_simulated_model
+from lanewise.engine.source import ModelSource
+from lanewise.errors import RunnerLost
+from lanewise.model_settings import ModelSettings, quote_key, settings_error
+from lanewise.models import ModelSpec, Profile
+from lanewise.tensors import Array
+
+
+def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedModel:
+    """Load a model.sim.toml, and make one runner for each profile. See `LoadModel`."""
+    model = read_simulated_model(source.file)
+    inputs = tuple(tensor.spec for tensor in model.inputs)
+    outputs = tuple(tensor.spec for tensor in model.outputs)
+    carried = CarriedProfiles(model.profiles, source.file) if model.profiles else None
+    plan = plan_profiles(inputs, outputs, settings, source.settings_file, carried)
+    spec = ModelSpec(
+        name=source.name,
+        version=source.version,
+        backend="simulated",
+        inputs=inputs,
+        outputs=outputs,
+        batching=plan.batching,
+        rowwise=plan.rowwise,
+        profiles=plan.profiles,
+    )
+    copies = {output.name: output.copy_of for output in model.outputs}
+    latencies = _latency_tables(model, source, spec.profiles)
+    runners = tuple(
+        SimulatedRunner(spec, profile, copies, latency, clock)
+        for profile, latency in zip(spec.profiles, latencies, strict=True)
+    )
+    return LoadedModel(spec, runners)
+
+
+def _latency_tables(
+    model: SimulatedModel, source: ModelSource, profiles: Sequence[Profile]
+) -> list[LatencyTable]:
+    """Get the latency of each profile, by the name it has in the file if it comes from there.
+
+    Raises:
+        ConfigError: the file has a latency for a profile that does not exist.
+    """
+    names = [profile.name for profile in profiles]
+    for index, entry in enumerate(model.profiles or ()):
+        names[index] = entry.name if entry.name is not None else f"p{index}"
+    unknown = [name for name in model.latency if name not in (DEFAULT_LATENCY, *names)]
+    if unknown:
+        raise settings_error(
+            source.file,
+            [
+                f"latency.{quote_key(name)}: no profile has this name; they are {', '.join(names)}"
+                for name in unknown
+            ],
+        )
+    default = model.latency[DEFAULT_LATENCY]
+    return [model.latency.get(name, default).table for name in names]
+
+
+class SimulatedRunner:
+    """Blocks for as long as `latency` says, then copies inputs or takes their checksums.
+
+    `copies` tells for each output which input it copies; None makes it a checksum.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        profile: Profile,
+        copies: Mapping[str, str | None],
+        latency: LatencyTable,
+        clock: Clock,
+    ) -> None:
+        self._spec = spec
+        self._profile = profile
+        self._copies = copies
+        self._latency = latency
+        self._clock = clock
+        self._buffers: InputBuffers | None = InputBuffers(spec, profile)
+
+    @property
+    def profile(self) -> Profile:
+        return self._profile
+
+    def warm_up(self) -> None:
+        for batch in warm_up_batches(self._spec, self._profile):
+            self.run(batch)
+
+    def run(self, batch: Batch) -> dict[str, Array]:
+        if self._buffers is None:
+            raise RunnerLost(f"the runner of profile '{self._profile.name}' is closed")
+        inputs = self._buffers.gather(batch)
+        self._clock.block_for(self._latency.execution_ns(batch.padded_rows))
+        return {
+            output: self._checksums(inputs, batch.padded_rows)
+            if copied is None
+            else inputs[copied].copy()
+            for output, copied in self._copies.items()
+        }
+
+    def memory(self) -> RunnerMemory:
+        buffers = self._buffers
+        return RunnerMemory(host_bytes=buffers.nbytes if buffers else 0, device_bytes=0)
+
+    def close(self) -> None:
+        self._buffers = None
+
+    def _checksums(self, inputs: Mapping[str, Array], rows: int) -> Array:
+        names = [tensor.name for tensor in self._spec.inputs]
+        if self._spec.batching:
+            columns = [inputs[name] for name in names if name in self._spec.rowwise]
+        else:
+            columns = [inputs[name][np.newaxis] for name in names]
+        return np.array(
+            [row_checksum(column[row : row + 1] for column in columns) for row in range(rows)],
+            np.int64,
+        )
+
+
+def row_checksum(arrays: Iterable[Array]) -> int:
+    """Get the CRC-32 of the bytes of `arrays`, one after the other.
+
+    Bytes are row-major and little-endian; an element of a BYTES tensor follows its length
+    in four bytes.
+    """
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(_element_bytes(array), checksum)
+    return checksum
+
+
+def _element_bytes(array: Array) -> bytes:
+    if not array.dtype.hasobject:
+        return array.tobytes()
+    return b"".join(len(each).to_bytes(4, "little") + each for each in array.reshape(-1).tolist())

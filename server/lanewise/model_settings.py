@@ -1,0 +1,193 @@
+"""What an operator may say about a model in its model.toml: validated plain data."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from lanewise.errors import ConfigError
+
+BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "simulated"]
+
+
+def _require_entries(entries: tuple[object, ...]) -> tuple[object, ...]:
+    if not entries:
+        raise PydanticCustomError("empty", "must have at least one entry")
+    return entries
+
+
+NonEmpty = AfterValidator(_require_entries)
+
+# TOML lists become tuples; their numbers stay strict, so 1.5 or true is no dimension.
+Dims = Annotated[tuple[int, ...], Field(strict=False)]
+DelayMs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Table(BaseModel):
+    """A table of a settings file: keys it does not know are refused, types are not bent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ShapeRangeSettings(Table):
+    """The shapes a profile admits for one input, dimension 0 first."""
+
+    min: Dims
+    opt: Dims
+    max: Dims
+
+
+class ProfileSettings(Table):
+    """One entry of [[profiles]]; what is None or missing is decided from the model."""
+
+    name: str | None = None
+    tensors: dict[str, ShapeRangeSettings] = Field(default_factory=dict)
+    max_queue_delay_ms: DelayMs | None = None
+
+
+Profiles = Annotated[tuple[ProfileSettings, ...], Field(strict=False), NonEmpty]
+
+
+class OnnxRuntimeSettings(Table):
+    """The table [onnxruntime].
+
+    Attributes:
+        threads: threads that one execution may use; None leaves it to ONNX Runtime, which
+            takes one per core.
+    """
+
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class ModelSettings(Table):
+    """A whole model.toml; the defaults are those of a model without one.
+
+    Attributes:
+        batching: None lets the model's dynamic dimensions decide.
+    """
+
+    backend: BackendName = "auto"
+    batching: bool | None = None
+    max_queue_delay_ms: DelayMs = 2.0
+    profiles: Profiles | None = None
+    onnxruntime: OnnxRuntimeSettings = Field(default_factory=OnnxRuntimeSettings)
+
+
+def read_model_settings(path: Path) -> ModelSettings:
+    """Get the settings in the file `path`, or the defaults if there is no such file.
+
+    Raises:
+        ConfigError: see `read_settings_file`.
+    """
+    return read_settings_file(path, ModelSettings) if path.exists() else ModelSettings()
+
+
+TableT = TypeVar("TableT", bound=Table)
+
+
+def read_settings_file(path: Path, table: type[TableT]) -> TableT:
+    """Read the TOML file `path` as a `table`.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or holds keys or values that are
+            not allowed; the message lists every one with what is.
+    """
+    try:
+        return table.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise settings_error(path, [f"cannot be read: {error.strerror}"]) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise settings_error(path, [f"is not valid TOML: {error}"]) from error
+    except ValidationError as error:
+        problems = [_describe(problem, table) for problem in error.errors(include_url=False)]
+        raise settings_error(path, problems) from error
+
+
+def settings_error(file: Path, problems: Sequence[str]) -> ConfigError:
+    """Make the error that tells all `problems` of `file`, each `key: what is wrong`."""
+    if len(problems) == 1:
+        return ConfigError(f"{file}: {problems[0]}")
+    listed = "".join(f"\n  {problem}" for problem in problems)
+    return ConfigError(f"{file}: {len(problems)} problems{listed}")
+
+
+def quote_key(key: str) -> str:
+    """Write `key` as a TOML key, quoted if it has to be."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+_WANTED = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "float_type": "must be a number",
+    "int_type": "must be an integer",
+    "model_type": "must be a table",
+    "string_type": "must be a string",
+    "tuple_type": "must be a list",
+}
+"""What pydantic's types of error ask for, in the words of TOML."""
+
+
+def _describe(problem: ErrorDetails, table: type[Table]) -> str:
+    """Say which key is wrong, what it holds and what is allowed."""
+    location = problem["loc"]
+    key = _key_path(location)
+    if problem["type"] == "extra_forbidden":
+        allowed = ", ".join(_keys_allowed_beside(table, location))
+        return f"{key}: unknown key; allowed here: {allowed}"
+    if problem["type"] == "missing":
+        return f"{key}: is missing"
+    wanted = _WANTED.get(problem["type"], problem["msg"].replace("Input should be", "must be"))
+    return f"{key}: is {_show(problem['input'])}, but {wanted}"
+
+
+def _key_path(location: tuple[int | str, ...]) -> str:
+    """Write a location as profiles[1].tensors.X.min."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{quote_key(step)}" for step in location)
+    return "".join(steps).removeprefix(".")
+
+
+def _show(value: object, limit: int = 60) -> str:
+    """Write `value` much as it stands in the file, cut off if it is long."""
+    if isinstance(value, Mapping):
+        return "a table"
+    text = json.dumps(value, default=str)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _keys_allowed_beside(table: type[Table], location: tuple[int | str, ...]) -> list[str]:
+    """List the keys that the table holding the last step of `location` knows."""
+    annotation: object = table
+    for step in location[:-1]:
+        annotation = _step_into(annotation, step)
+    return list(_table_of(annotation).model_fields)
+
+
+def _step_into(annotation: object, step: int | str) -> object:
+    """Get the type of what `step` leads to: a field of a table, or an element of a container."""
+    if typing.get_origin(annotation) in (dict, tuple):
+        arguments = typing.get_args(annotation)
+        return arguments[1] if typing.get_origin(annotation) is dict else arguments[0]
+    inner = _strip(annotation)
+    if inner is not annotation:
+        return _step_into(inner, step)
+    return _table_of(annotation).model_fields[str(step)].annotation
+
+
+def _table_of(annotation: object) -> type[Table]:
+    return typing.cast(type[Table], _strip(annotation))
+
+
+def _strip(annotation: object) -> object:
+    """Take the type out of Annotated[...] and ... | None."""
+    while typing.get_origin(annotation) not in (None, dict, tuple):
+        annotation = typing.get_args(annotation)[0]
+    return annotation

@@ -1,0 +1,38 @@
+"""The public clients that the server is tested with; they are optional to install."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import warnings
+from types import ModuleType
+from unittest import mock
+
+import pytest
+from google.protobuf import descriptor_pool
+
+REQUIRED = "LANEWISE_REQUIRE_PEERS"
+"""Environment variable; set to 1, a missing peer fails its tests instead of skipping them."""
+
+
+def import_peer(name: str) -> ModuleType:
+    """Import a peer by its module name, or skip the tests of the module that calls this.
+
+    Call it once for each module of a peer before importing anything else from there.
+    """
+    package = name.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        message = f"{package} is not installed; pip install -e '.[peers]' brings it"
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{message} ({REQUIRED}=1)", pytrace=False)
+        pytest.skip(message, allow_module_level=True)
+    # Every peer registers the same message names, and a pool takes a name once: without a
+    # pool for each, only the first peer could be imported into this process.
+    pool = descriptor_pool.DescriptorPool()
+    with (
+        mock.patch.object(descriptor_pool, "Default", return_value=pool),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # what peers import is not ours to mend
+        return importlib.import_module(name)

@@ -1,0 +1,256 @@
+"""A real server over real gRPC on a free port, in front of lanes that echo."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from lanewise.clock import NS_PER_MS, Clock, SystemClock, Timer
+from lanewise.errors import UnknownTensor
+from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.rpc.health import HealthService
+from lanewise.rpc.observer import RequestObserver
+from lanewise.rpc.server import build_server
+from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.results import (
+    CandidateReport,
+    InferResult,
+    LaneCounters,
+    LaneState,
+    LaneStatus,
+    LaunchReport,
+    PlannedLaunch,
+    RouteReport,
+)
+from lanewise.tensors import DYNAMIC, Array, DType, Shape, TensorSpec
+from lanewise_client.protos import inference_pb2 as pb
+from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
+from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub
+
+MAX_MESSAGE_BYTES = 64 * 1024
+
+NARROW = Profile(
+    0,
+    "narrow",
+    {"X": ShapeRange((1, 3), (1, 3), (1, 3))},
+    RowRange(1, 1, 1),
+    2 * NS_PER_MS,
+)
+WIDE = Profile(
+    1,
+    "wide",
+    {"X": ShapeRange((1, 3), (4, 3), (32, 3))},
+    RowRange(1, 4, 32),
+    5 * NS_PER_MS,
+)
+
+
+def spec_of(
+    *tensors: tuple[str, DType, Shape], outputs: str = "", name: str = "echo", version: str = "1"
+) -> ModelSpec:
+    """A model whose outputs mirror its inputs: the output of input "X" is called "out.X"."""
+    inputs = tuple(TensorSpec(*tensor) for tensor in tensors)
+    mirrored = tuple(TensorSpec(f"out.{t.name}", t.dtype, t.shape) for t in inputs)
+    return ModelSpec(
+        name, version, "echo", inputs, mirrored, True, frozenset({"X"}), (NARROW, WIDE)
+    )
+
+
+ECHO = spec_of(("X", DType.FP32, (DYNAMIC, 3)))
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """What the lanes were asked to run."""
+
+    inputs: dict[str, Array]
+    deadline_ns: int | None
+    profile: str | int | None
+
+
+@dataclass
+class EchoLanes:
+    """Lanes that answer every request with its own inputs, as if it took three launches.
+
+    Attributes:
+        before_answer: awaited before a request is answered; may raise what the request
+            shall fail with.
+        submissions: every request, in the order of arrival.
+        arrivals: the same requests, to be awaited.
+        cancellations: the requests that were cancelled before they were answered.
+    """
+
+    spec: ModelSpec = ECHO
+    before_answer: Callable[[Submission], Awaitable[None]] | None = None
+    submissions: list[Submission] = field(default_factory=list)
+    arrivals: asyncio.Queue[Submission] = field(default_factory=asyncio.Queue)
+    cancellations: asyncio.Queue[Submission] = field(default_factory=asyncio.Queue)
+
+    @property
+    def waiting_requests(self) -> int:
+        return 7
+
+    async def submit(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_ns: int | None = None,
+        profile: str | int | None = None,
+    ) -> InferResult:
+        submission = Submission(dict(inputs), deadline_ns, profile)
+        self.submissions.append(submission)
+        self.arrivals.put_nowait(submission)
+        try:
+            if self.before_answer is not None:
+                await self.before_answer(submission)
+        except asyncio.CancelledError:
+            self.cancellations.put_nowait(submission)
+            raise
+        outputs = {f"out.{name}": array for name, array in inputs.items()}
+        rows = next(iter(inputs.values())).shape[0]
+        launches = (
+            LaunchReport(WIDE, rows, rows + 1, rows + 2, queue_ns=5, execution_ns=6),
+            LaunchReport(NARROW, 1, 1, 1, queue_ns=7, execution_ns=8),
+            LaunchReport(WIDE, rows, rows, rows, queue_ns=5, execution_ns=6),
+        )
+        return InferResult(outputs, launches)
+
+    def status(self) -> tuple[LaneStatus, ...]:
+        counters = LaneCounters(
+            launches=1,
+            failed_launches=2,
+            requests=3,
+            rows=4,
+            padded_rows=5,
+            orphaned_rows=6,
+            queue_ns=7,
+            execution_ns=8,
+        )
+        return (
+            LaneStatus(0, NARROW, LaneState.IDLE, LaneCounters(), 10, 20),
+            LaneStatus(1, WIDE, LaneState.BUSY, counters, 30, 40),
+            LaneStatus(2, WIDE, LaneState.RETIRED, LaneCounters(), 0, 0),
+        )
+
+    def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
+        if shapes.keys() != {"X"}:
+            raise UnknownTensor(f"the inputs are {sorted(shapes)}, but the model has 'X'")
+        rows = shapes["X"][0]
+        return RouteReport(
+            admitted=True,
+            reason=f"pinned to {profile}",
+            rows=rows,
+            candidates=(
+                CandidateReport(NARROW, False, "too many rows"),
+                CandidateReport(WIDE, True, "fits"),
+            ),
+            launches=(PlannedLaunch(WIDE, 0, rows, rows + 1),),
+        )
+
+
+@dataclass
+class FixedClock:
+    """A clock that shows the same time for ever."""
+
+    ns: int = 1_000_000_000_000
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
+        raise NotImplementedError
+
+    def block_for(self, duration_ns: int) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class RecordedRequests:
+    """An observer that remembers; `finished` yields each request when it ends."""
+
+    finished: asyncio.Queue[tuple[str, str, str, str, int]] = field(default_factory=asyncio.Queue)
+
+    def request_finished(
+        self, model: str, version: str, profile: str, error: str, latency_ns: int
+    ) -> None:
+        self.finished.put_nowait((model, version, profile, error, latency_ns))
+
+
+@dataclass
+class Serving:
+    """A running server and a channel to it."""
+
+    address: str
+    channel: grpc.aio.Channel
+    registry: ModelRegistry
+    health: HealthService
+    inference: GRPCInferenceServiceStub
+    lanes: LaneServiceStub
+
+
+def registry_of(*lanes: EchoLanes) -> ModelRegistry:
+    """A registry in which every model is ready."""
+    registry = ModelRegistry()
+    for each in lanes:
+        registry.add(ServedModel(each.spec.name, each.spec.version, ModelState.READY, "", each))
+    return registry
+
+
+@asynccontextmanager
+async def serving(
+    registry: ModelRegistry,
+    clock: Clock | None = None,
+    observer: RequestObserver | None = None,
+) -> AsyncIterator[Serving]:
+    """A server on a free port of this machine, stopped at the end."""
+    server, health = build_server(
+        registry,
+        clock or SystemClock(),
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        observer=observer,
+    )
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await health.publish(registry)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Serving(
+                address,
+                channel,
+                registry,
+                health,
+                GRPCInferenceServiceStub(channel),
+                LaneServiceStub(channel),
+            )
+    finally:
+        await server.stop(None)
+
+
+def infer_request(*values: float, **fields: object) -> pb.ModelInferRequest:
+    """A request to ECHO with one row for each value, contents raw."""
+    x = np.repeat(np.array(values or (1.0,), np.float32), 3).reshape(-1, 3)
+    request = pb.ModelInferRequest(model_name="echo", **fields)
+    request.inputs.add(name="X", datatype="FP32", shape=x.shape)
+    request.raw_input_contents.append(x.tobytes())
+    return request
+
+
+def in_event_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test function of a coroutine function."""
+
+    @functools.wraps(test)
+    def run(*args: object, **kwargs: object) -> None:
+        async def within_time() -> None:
+            async with asyncio.timeout(30):
+                await test(*args, **kwargs)
+
+        asyncio.run(within_time())
+
+    return run

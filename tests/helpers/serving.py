@@ -1,0 +1,96 @@
+"""A real server around real models, in this event loop or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lanewise.app import App
+from lanewise.config import ServerSettings
+
+REPOSITORY = Path(__file__).parents[2]
+DIGITS = REPOSITORY / "examples" / "digits" / "models"
+SIMULATED = REPOSITORY / "examples" / "simulated" / "models"
+
+
+@asynccontextmanager
+async def running_app(path: Path, **settings: object) -> AsyncIterator[App]:
+    """Run a server on free ports of this machine; drained at the end."""
+    quick = {"drain_grace_s": 5.0} | settings
+    app = App(ServerSettings(path, host="127.0.0.1", grpc_port=0, metrics_port=0, **quick))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(app.run())
+        loaded = tasks.create_task(app.loaded.wait())
+        await asyncio.wait([running, loaded], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            yield app
+        finally:
+            app.stop()
+            loaded.cancel()
+
+
+def address_of(app: App) -> str:
+    return f"127.0.0.1:{app.grpc_port}"
+
+
+@dataclass
+class ServerProcess:
+    """`lanewise serve` as a process; `log` holds the entries up to "serving"."""
+
+    process: subprocess.Popen[str]
+    log: list[dict[str, object]]
+
+    @property
+    def address(self) -> str:
+        return str(self.log[-1]["grpc"])
+
+    @property
+    def http(self) -> str:
+        return f"http://{self.log[-1]['http']}"
+
+    def stop(self) -> tuple[int, list[dict[str, object]]]:
+        """Send SIGTERM and wait; get the exit status and the rest of the log."""
+        self.process.send_signal(signal.SIGTERM)
+        _, rest = self.process.communicate(timeout=30)
+        return self.process.returncode, [json.loads(line) for line in rest.splitlines()]
+
+
+@contextmanager
+def server_process(path: Path, *arguments: str) -> Iterator[ServerProcess]:
+    """Start `lanewise serve` on free ports and wait until it serves; killed at the end."""
+    command = [
+        *(sys.executable, "-m", "lanewise", "serve", str(path), "--host", "127.0.0.1"),
+        *("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", *arguments),
+    ]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    )
+    try:
+        log: list[dict[str, object]] = []
+        assert process.stderr is not None
+        for line in process.stderr:
+            log.append(json.loads(line))
+            if log[-1]["event"] == "serving":
+                break
+        assert log and log[-1]["event"] == "serving", log
+        yield ServerProcess(process, log)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    path = f"{REPOSITORY / 'server'}:{REPOSITORY / 'client'}"
+    return {**os.environ, "PYTHONPATH": path}

@@ -1,0 +1,327 @@
+"""The shell around the core: real threads and a real event loop, runners that a test holds."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.gated import gated_model
+from helpers.sim import mission_model, model, profile
+
+from lanewise.clock import NS_PER_MS, NS_PER_S, SystemClock
+from lanewise.errors import (
+    DeadlineExpired,
+    Draining,
+    ExecutionFailed,
+    MalformedContents,
+    NoProfileAdmits,
+    QueueFull,
+    RunnerLost,
+)
+from lanewise.models import ShapeRange
+from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.results import LaneState
+from lanewise.tensors import DYNAMIC, DType, TensorSpec
+
+LONG_NS = 60 * NS_PER_S
+
+
+def rows(*values: float) -> dict[str, np.ndarray]:
+    return {"X": np.array(values, np.float32)}
+
+
+@asynccontextmanager
+async def dispatching(spec, *, max_queue_requests: int = 100):
+    loaded, runners = gated_model(spec)
+    dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=max_queue_requests)
+    await dispatcher.warm_up()
+    try:
+        yield dispatcher, runners
+    finally:
+        for runner in runners.values():
+            runner.release(1000)
+        await dispatcher.drain(LONG_NS)
+        await dispatcher.close()
+    assert not dispatcher._requests
+    assert not dispatcher._in_flight
+    assert dispatcher.waiting_requests == 0
+    assert all(runner.is_closed for runner in runners.values())
+    assert all(len(runner.threads) == 1 for runner in runners.values()), "a thread of its own each"
+
+
+async def started(runner):
+    """Wait until the runner has begun its next batch."""
+    return await asyncio.to_thread(runner.started.get, timeout=30)
+
+
+def test_rows_come_back_to_their_owners_without_the_padding():
+    async def scenario():
+        spec = model(profile(0, (8, 8, 8)))
+        async with dispatching(spec) as (dispatcher, runners):
+            first = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            others = [
+                asyncio.create_task(dispatcher.submit(rows(*values)))
+                for values in ([2, 3], [4], [5, 6, 7])
+            ]
+            await asyncio.sleep(0)
+            runners["p0"].release(2)
+            results = await asyncio.gather(first, *others)
+        assert [list(result.outputs["Y"]) for result in results] == [[1], [2, 3], [4], [5, 6, 7]]
+        (report,) = results[3].launches
+        assert (report.rows, report.batch_rows, report.padded_rows) == (3, 6, 8)
+
+    asyncio.run(scenario())
+
+
+def test_a_split_request_is_joined_in_the_order_of_its_rows():
+    async def scenario():
+        spec = model(profile(0, (1, 2, 2)), profile(1, (1, 2, 2)))
+        async with dispatching(spec) as (dispatcher, runners):
+            task = asyncio.create_task(dispatcher.submit(rows(*range(5))))
+            await started(runners["p0"])
+            await started(runners["p1"])
+            runners["p1"].release()  # rows 2 and 3 are back before rows 0 and 1
+            await started(runners["p1"])
+            runners["p1"].release()
+            runners["p0"].release()
+            result = await task
+        assert list(result.outputs["Y"]) == [0, 1, 2, 3, 4]
+        assert [report.rows for report in result.launches] == [2, 2, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_request_cancelled_while_it_waits_never_runs():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec) as (dispatcher, runners):
+            running = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            waiting = asyncio.create_task(dispatcher.submit(rows(2)))
+            await asyncio.sleep(0)
+            assert dispatcher.waiting_requests == 1
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert dispatcher.waiting_requests == 0
+            runners["p0"].release()
+            await running
+        assert len(runners["p0"].batches) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_request_cancelled_in_flight_leaves_its_neighbours_alone_and_counts_as_orphaned():
+    async def scenario():
+        spec = model(profile(0, (1, 2, 2)))
+        async with dispatching(spec) as (dispatcher, runners):
+            blocker = asyncio.create_task(dispatcher.submit(rows(0)))
+            await started(runners["p0"])
+            gone = asyncio.create_task(dispatcher.submit(rows(1)))
+            stays = asyncio.create_task(dispatcher.submit(rows(2)))
+            await asyncio.sleep(0)
+            runners["p0"].release()
+            await started(runners["p0"])
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            runners["p0"].release()
+            result = await stays
+            await blocker
+            (lane,) = dispatcher.status()
+        assert list(result.outputs["Y"]) == [2]
+        assert lane.counters.orphaned_rows == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_that_passes_in_the_queue_is_told_and_the_request_never_runs():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec) as (dispatcher, runners):
+            running = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            deadline_ns = SystemClock().now_ns() + 20 * NS_PER_MS
+            with pytest.raises(DeadlineExpired, match="in the queue"):
+                await dispatcher.submit(rows(2), deadline_ns=deadline_ns)
+            runners["p0"].release()
+            await running
+        assert len(runners["p0"].batches) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_that_has_passed_at_arrival_is_told_at_once():
+    async def scenario():
+        async with dispatching(mission_model()) as (dispatcher, _):
+            with pytest.raises(DeadlineExpired):
+                await dispatcher.submit(rows(1), deadline_ns=SystemClock().now_ns() - 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_rejects_and_names_the_setting():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec, max_queue_requests=1) as (dispatcher, runners):
+            tasks = [asyncio.create_task(dispatcher.submit(rows(1)))]
+            await started(runners["p0"])
+            tasks.append(asyncio.create_task(dispatcher.submit(rows(2))))
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull, match="--max-queue-requests"):
+                await dispatcher.submit(rows(3))
+            runners["p0"].release(2)
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_batch_fails_each_request_with_an_exception_of_its_own_and_the_lane_goes_on():
+    async def scenario():
+        spec = model(profile(0, (1, 2, 2)))
+        async with dispatching(spec) as (dispatcher, runners):
+            blocker = asyncio.create_task(dispatcher.submit(rows(0)))
+            await started(runners["p0"])
+            pair = [asyncio.create_task(dispatcher.submit(rows(i))) for i in (1, 2)]
+            await asyncio.sleep(0)
+            runners["p0"].release()
+            runners["p0"].fail(ExecutionFailed("no luck"))
+            errors = await asyncio.gather(*pair, return_exceptions=True)
+            runners["p0"].release()
+            await dispatcher.submit(rows(3))
+            await blocker
+            (lane,) = dispatcher.status()
+        assert [str(error) for error in errors] == ["no luck", "no luck"]
+        assert errors[0] is not errors[1]
+        assert lane.counters.failed_launches == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_unforeseen_exception_of_a_runner_fails_the_batch_and_names_its_class():
+    async def scenario():
+        async with dispatching(mission_model()) as (dispatcher, runners):
+            runners["online"].fail(ZeroDivisionError("oops"))
+            with pytest.raises(ExecutionFailed, match="ZeroDivisionError") as caught:
+                await dispatcher.submit(rows(1))
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_runner_retires_its_lane_and_others_take_over():
+    async def scenario():
+        async with dispatching(mission_model()) as (dispatcher, runners):
+            runners["online"].fail(RunnerLost("the device is gone"))
+            with pytest.raises(RunnerLost, match="the device is gone"):
+                await dispatcher.submit(rows(1))
+            assert dispatcher.status()[0].state is LaneState.RETIRED
+            runners["dynamic"].release()
+            result = await dispatcher.submit(rows(1))
+            assert result.launches[0].profile.name == "dynamic"
+            with pytest.raises(RunnerLost, match="'online'"):
+                await dispatcher.submit(rows(1), profile="online")
+
+    asyncio.run(scenario())
+
+
+def test_an_output_that_cannot_be_cut_into_rows_is_an_error_that_names_the_setting():
+    async def scenario():
+        async with dispatching(mission_model()) as (dispatcher, runners):
+            runners["online"].outputs = lambda _batch: {"Y": np.zeros((3, 2), np.float32)}
+            runners["online"].release()
+            with pytest.raises(ExecutionFailed, match="batching = false"):
+                await dispatcher.submit(rows(1))
+
+    asyncio.run(scenario())
+
+
+def test_drain_runs_what_waits_and_refuses_the_rest():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec) as (dispatcher, runners):
+            tasks = [asyncio.create_task(dispatcher.submit(rows(i))) for i in (1, 2)]
+            await started(runners["p0"])
+            draining = asyncio.create_task(dispatcher.drain(LONG_NS))
+            await asyncio.sleep(0)
+            with pytest.raises(Draining):
+                await dispatcher.submit(rows(3))
+            runners["p0"].release(2)
+            await draining
+            assert [list(task.result().outputs["Y"]) for task in tasks] == [[1], [2]]
+
+    asyncio.run(scenario())
+
+
+def test_drain_rejects_what_still_waits_after_the_grace_period():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec) as (dispatcher, runners):
+            running = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            waiting = asyncio.create_task(dispatcher.submit(rows(2)))
+            await asyncio.sleep(0)
+            draining = asyncio.create_task(dispatcher.drain(10 * NS_PER_MS))
+            with pytest.raises(Draining):
+                await waiting
+            runners["p0"].release()
+            await draining
+            assert list((await running).outputs["Y"]) == [1]
+
+    asyncio.run(scenario())
+
+
+def test_text_that_is_not_utf8_fails_its_own_request_before_it_meets_others():
+    async def scenario():
+        spec = replace(
+            model(profile(0, (1, 1, 4))),
+            inputs=(TensorSpec("X", DType.BYTES, (DYNAMIC,)),),
+            text_inputs=frozenset({"X"}),
+        )
+        async with dispatching(spec) as (dispatcher, runners):
+            with pytest.raises(MalformedContents, match="element 1 is not"):
+                await dispatcher.submit({"X": np.array([b"ok", b"\xff"], object)})
+            assert not runners["p0"].batches
+
+    asyncio.run(scenario())
+
+
+def test_requests_are_stacked_only_if_the_inputs_they_share_are_equal():
+    async def scenario():
+        x = model(profile(0, (1, 4, 4))).inputs[0]
+        limits = ShapeRange((), (), ())
+        one = profile(0, (1, 4, 4))
+        spec = replace(
+            model(replace(one, ranges={**one.ranges, "T": limits})),
+            inputs=(x, TensorSpec("T", DType.FP32, ())),
+        )
+        async with dispatching(spec) as (dispatcher, runners):
+
+            def submit(value, threshold):
+                inputs = {**rows(value), "T": np.float32(threshold).reshape(())}
+                return asyncio.create_task(dispatcher.submit(inputs))
+
+            tasks = [submit(0, 0)]
+            await started(runners["p0"])
+            tasks += [submit(1, 0.5), submit(2, 0.7), submit(3, 0.5)]
+            runners["p0"].release(3)
+            results = await asyncio.gather(*tasks)
+        assert [list(result.outputs["Y"]) for result in results] == [[0], [1], [2], [3]]
+        thresholds = [(b.rows, float(b.pieces["T"][0])) for b in runners["p0"].batches]
+        assert thresholds == [(1, 0.0), (2, 0.5), (1, pytest.approx(0.7))]
+
+    asyncio.run(scenario())
+
+
+def test_a_shape_no_profile_admits_is_refused_before_it_is_queued():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 4), [(4, 4, 8)], name="small"))
+        async with dispatching(spec) as (dispatcher, _):
+            with pytest.raises(NoProfileAdmits, match=r"dimension 1 of 'X' is 9, it admits 4 to 8"):
+                await dispatcher.submit({"X": np.zeros((1, 9), np.float32)})
+
+    asyncio.run(scenario())

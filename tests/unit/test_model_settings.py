@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import pytest
+
+from lanewise.errors import ConfigError
+from lanewise.model_settings import ModelSettings, read_model_settings
+
+
+def read(folder, text):
+    file = folder / "model.toml"
+    file.write_text(text)
+    return read_model_settings(file)
+
+
+def problems(folder, text):
+    """The lines of the error without the path of the file."""
+    with pytest.raises(ConfigError) as raised:
+        read(folder, text)
+    message = str(raised.value)
+    assert message.startswith(f"{folder / 'model.toml'}: ")
+    lines = message.removeprefix(f"{folder / 'model.toml'}: ").split("\n")
+    return [line.strip() for line in lines if not line.endswith(" problems")]
+
+
+def test_a_model_without_a_file_has_the_defaults(tmp_path):
+    settings = read_model_settings(tmp_path / "model.toml")
+
+    assert settings == ModelSettings()
+    assert (settings.backend, settings.batching, settings.max_queue_delay_ms) == ("auto", None, 2.0)
+    assert settings.profiles is None
+    assert settings.onnxruntime.threads is None
+
+
+def test_every_key_is_read(tmp_path):
+    settings = read(
+        tmp_path,
+        """
+        backend = "onnxruntime"
+        batching = false
+        max_queue_delay_ms = 3
+        [onnxruntime]
+        threads = 2
+        [[profiles]]
+        name = "online"
+        tensors.X = { min = [1, 3], opt = [2, 3], max = [4, 3] }
+        max_queue_delay_ms = 0.5
+        [[profiles]]
+        """,
+    )
+
+    assert settings.model_dump() == {
+        "backend": "onnxruntime",
+        "batching": False,
+        "max_queue_delay_ms": 3.0,
+        "onnxruntime": {"threads": 2},
+        "profiles": (
+            {
+                "name": "online",
+                "tensors": {"X": {"min": (1, 3), "opt": (2, 3), "max": (4, 3)}},
+                "max_queue_delay_ms": 0.5,
+            },
+            {"name": None, "tensors": {}, "max_queue_delay_ms": None},
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "batch = true",
+            "batch: unknown key; allowed here: "
+            "backend, batching, max_queue_delay_ms, profiles, onnxruntime",
+        ),
+        ("[onnxruntime]\ncores = 1", "onnxruntime.cores: unknown key; allowed here: threads"),
+        (
+            "[[profiles]]\nshape = 1",
+            "profiles[0].shape: unknown key; allowed here: name, tensors, max_queue_delay_ms",
+        ),
+        (
+            "[[profiles]]\n[[profiles]]\n"
+            "tensors.min = { min = [1], opt = [1], max = [1], mid = 1 }",
+            "profiles[1].tensors.min.mid: unknown key; allowed here: min, opt, max",
+        ),
+        (
+            'backend = "cuda"',
+            'backend: is "cuda", but must be '
+            "'auto', 'onnxruntime', 'tensorrt', 'tensorrt-rtx' or 'simulated'",
+        ),
+        ('batching = "yes"', 'batching: is "yes", but must be true or false'),
+        (
+            "max_queue_delay_ms = -1",
+            "max_queue_delay_ms: is -1, but must be greater than or equal to 0",
+        ),
+        ("max_queue_delay_ms = nan", "max_queue_delay_ms: is NaN, but must be a finite number"),
+        ("profiles = []", "profiles: is [], but must have at least one entry"),
+        ("[profiles]", "profiles: is a table, but must be a list"),
+        (
+            "tensors = 1",
+            "tensors: unknown key; allowed here: "
+            "backend, batching, max_queue_delay_ms, profiles, onnxruntime",
+        ),
+        (
+            '[[profiles]]\ntensors."a.b" = { min = [1.5], opt = [1], max = [1] }',
+            'profiles[0].tensors."a.b".min[0]: is 1.5, but must be an integer',
+        ),
+        (
+            "[[profiles]]\ntensors.X = { min = [1], opt = [1] }",
+            "profiles[0].tensors.X.max: is missing",
+        ),
+        (
+            "[onnxruntime]\nthreads = 0",
+            "onnxruntime.threads: is 0, but must be greater than or equal to 1",
+        ),
+        ("onnxruntime = 4", "onnxruntime: is 4, but must be a table"),
+    ],
+)
+def test_what_is_not_allowed_is_refused_with_its_key_and_what_is(tmp_path, text, problem):
+    assert problems(tmp_path, text) == [problem]
+
+
+def test_every_problem_of_a_file_is_told_at_once(tmp_path):
+    found = problems(tmp_path, "batching = 1\n[[profiles]]\nname = 2\n[[profiles]]\nnam = 'x'\n")
+
+    assert found == [
+        "batching: is 1, but must be true or false",
+        "profiles[0].name: is 2, but must be a string",
+        "profiles[1].nam: unknown key; allowed here: name, tensors, max_queue_delay_ms",
+    ]
+
+
+def test_a_syntax_error_is_told_with_its_line(tmp_path):
+    (problem,) = problems(tmp_path, 'backend = "auto"\nbatching =\n')
+
+    assert problem.startswith("is not valid TOML: ")
+    assert "line 2" in problem
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "model.toml").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ConfigError, match=r"model\.toml: is not valid TOML: .*utf-8"):
+        read_model_settings(tmp_path / "model.toml")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_model_settings(tmp_path)
