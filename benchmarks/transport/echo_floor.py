@@ -376,21 +376,20 @@ def run(options: argparse.Namespace) -> None:
     print(table(configs))
     if options.output is None:
         return
-    results = []
-    for config in configs:
-        results.append(
-            {
-                "name": config.name,
-                "loop": config.loop,
-                "environment": config.environment,
-                "server": config.versions,
-                "server_log": config.log,
-                "last_repeat_cpu_seconds_by_thread": config.threads,
-                "stop_s": config.stop_s,
-                "summary": summarize(config, configs[0]),
-                "samples": {str(key): value for key, value in config.samples.items()},
-            }
-        )
+    results = [
+        {
+            "name": config.name,
+            "loop": config.loop,
+            "environment": config.environment,
+            "server": config.versions,
+            "server_log": config.log,
+            "last_repeat_cpu_seconds_by_thread": config.threads,
+            "stop_s": config.stop_s,
+            "summary": summarize(config, configs[0]),
+            "samples": {str(key): value for key, value in config.samples.items()},
+        }
+        for config in configs
+    ]
     document = {
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", "benchmarks/transport/echo_floor.py", *sys.argv[1:]]),

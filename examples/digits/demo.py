@@ -34,7 +34,7 @@ START_TIMEOUT_S = 60
 CALL_TIMEOUT_S = 30
 LEAST_ACCURACY = 0.97
 LOGIT_TOLERANCE = 1e-4
-"""Largest difference to the model run directly; FP32 sums may be ordered differently by batch size."""
+"""Largest difference to the model run directly: FP32 sums may be taken in another order."""
 
 Images = NDArray[np.float32]
 

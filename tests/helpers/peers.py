@@ -15,6 +15,11 @@ from google.protobuf import descriptor_pool
 REQUIRED = "LANEWISE_REQUIRE_PEERS"
 """Environment variable; set to 1, a missing peer fails its tests instead of skipping them."""
 
+IN_A_POOL_OF_THEIR_OWN = ("kserve",)
+"""Triton's and KServe's clients register the same message names in protobuf's default pool,
+which takes a name once: whichever comes second cannot be imported into the same process.
+Triton's client is imported as its users do, KServe's into another pool."""
+
 
 def import_peer(name: str) -> ModuleType:
     """Import a peer by its module name, or skip the tests of the module that calls this.
@@ -27,12 +32,10 @@ def import_peer(name: str) -> ModuleType:
         if os.environ.get(REQUIRED) == "1":
             pytest.fail(f"{message} ({REQUIRED}=1)", pytrace=False)
         pytest.skip(message, allow_module_level=True)
-    # Every peer registers the same message names, and a pool takes a name once: without a
-    # pool for each, only the first peer could be imported into this process.
-    pool = descriptor_pool.DescriptorPool()
-    with (
-        mock.patch.object(descriptor_pool, "Default", return_value=pool),
-        warnings.catch_warnings(),
-    ):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what peers import is not ours to mend
-        return importlib.import_module(name)
+        if package not in IN_A_POOL_OF_THEIR_OWN:
+            return importlib.import_module(name)
+        pool = descriptor_pool.DescriptorPool()
+        with mock.patch.object(descriptor_pool, "Default", return_value=pool):
+            return importlib.import_module(name)

@@ -205,7 +205,7 @@ def test_requests_of_a_lost_lane_move_to_another_that_admits_them_or_are_told():
 
     assert sim.log == [
         "0.000 launch offline rows=128 padded=128 requests=0 idle",
-        f"2.000 fail 0",
+        "2.000 fail 0",
         f"2.000 reject {stuck} RunnerLost",
         f"2.000 launch dynamic rows=32 padded=32 requests={moves} idle",
         "3.000 reject 3 RunnerLost",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helpers.sim import Simulation, model, profile
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from helpers.sim import Simulation, model, profile
 from lanewise.errors import NoProfileAdmits
 from lanewise.models import ModelSpec
 from lanewise.scheduler.decisions import Launch

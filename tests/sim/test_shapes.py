@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from helpers.sim import Simulation, model, profile
@@ -46,7 +47,7 @@ def test_seven_profiles_are_all_used():
 
 def mean_batch_of_first_in_first_out(shapes: list[int]) -> float:
     """Mean batch where a request of another shape than the last closes the batch."""
-    changes = sum(a != b for a, b in zip(shapes, shapes[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(shapes))
     return len(shapes) / (changes + 1)
 
 

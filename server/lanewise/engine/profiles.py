@@ -151,6 +151,8 @@ def _name_problems(names: Sequence[str]) -> list[str]:
             problems.append(f"{key}: is empty; leave it out for 'p{index}'")
         elif name.isdigit():
             problems.append(f"{key}: '{name}' would be taken for an index; add a letter")
+        elif "," in name:
+            problems.append(f"{key}: '{name}' has a comma, which separates names in responses")
         elif name in names[:index]:
             first = names.index(name)
             problems.append(f"{key}: '{name}' is the name of profiles[{first}] too")

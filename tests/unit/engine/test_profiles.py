@@ -228,6 +228,10 @@ class TestProfilesOfTheSettings:
                 profile_entry("7", X=[(1, 3)] * 3),
                 "profiles[0].name: '7' would be taken for an index; add a letter",
             ),
+            (
+                profile_entry("a,b", X=[(1, 3)] * 3),
+                "profiles[0].name: 'a,b' has a comma, which separates names in responses",
+            ),
         ],
     )
     def test_are_refused_if_impossible(self, entry, problem):

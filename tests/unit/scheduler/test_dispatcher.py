@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from helpers.gated import gated_model
 from helpers.sim import mission_model, model, profile
-
 from lanewise.clock import NS_PER_MS, NS_PER_S, SystemClock
 from lanewise.errors import (
     DeadlineExpired,

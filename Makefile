@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer and make; everything else goes into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+DIST ?= dist
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check protos build clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## serve the example, send it three kinds of traffic, print what came of it
+	$(BIN)/python examples/digits/demo.py
+
+serve: $(VENV)/.runtime ## serve the example until it is interrupted
+	$(BIN)/lanewise serve examples/digits/models
+
+test: $(VENV)/.test ## run every test that needs no GPU
+	$(BIN)/python -m pytest --ignore=tests/gpu $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+protos: $(VENV)/.dev ## generate the Python stubs from protos/
+	$(BIN)/python protos/generate.py
+
+build: $(VENV)/.dev ## make the wheel and the source distribution
+	$(BIN)/python -m build --outdir $(DIST) .
+
+clean: ## remove the environment and whatever was built
+	rm -rf $(VENV) $(DIST) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp tells that an environment has the packages of an extra. The installs are editable,
+# so that only a change of pyproject.toml makes them stale. Each contains the one before it.
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[cpu]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.test $(VENV)/.runtime
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit( \
+		f"$(PYTHON) is Python {v[0]}.{v[1]}; 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,91 @@
+"""Lanewise's client: numpy arrays to a KServe v2 server and back, blocking or with asyncio.
+
+Needs grpcio, protobuf and numpy, and nothing of the server.
+Promises that every call ends with an answer or with an error that tells why.
+"""
+
+from lanewise_client.aio import AsyncClient
+from lanewise_client.calls import CLIENT_TIMEOUT
+from lanewise_client.client import Client
+from lanewise_client.errors import (
+    DeadlineExpired,
+    Draining,
+    DTypeMismatch,
+    ExecutionFailed,
+    InvalidRequest,
+    MalformedContents,
+    MessageTooLarge,
+    ModelFailed,
+    ModelLoading,
+    ModelNotFound,
+    NoProfileAdmits,
+    Overloaded,
+    QueueFull,
+    RunnerLost,
+    ServingError,
+    ShapeMismatch,
+    Unavailable,
+    UnknownProfile,
+    UnknownTensor,
+    Unsupported,
+)
+from lanewise_client.messages import InferRequest
+from lanewise_client.results import (
+    Candidate,
+    InferResult,
+    Lane,
+    LaneCounters,
+    LaneState,
+    ModelLanes,
+    ModelMetadata,
+    ModelStatus,
+    PlannedLaunch,
+    Profile,
+    Route,
+    RowRange,
+    ServerMetadata,
+    ShapeRange,
+    TensorMetadata,
+)
+
+__all__ = [
+    "CLIENT_TIMEOUT",
+    "AsyncClient",
+    "Candidate",
+    "Client",
+    "DTypeMismatch",
+    "DeadlineExpired",
+    "Draining",
+    "ExecutionFailed",
+    "InferRequest",
+    "InferResult",
+    "InvalidRequest",
+    "Lane",
+    "LaneCounters",
+    "LaneState",
+    "MalformedContents",
+    "MessageTooLarge",
+    "ModelFailed",
+    "ModelLanes",
+    "ModelLoading",
+    "ModelMetadata",
+    "ModelNotFound",
+    "ModelStatus",
+    "NoProfileAdmits",
+    "Overloaded",
+    "PlannedLaunch",
+    "Profile",
+    "QueueFull",
+    "Route",
+    "RowRange",
+    "RunnerLost",
+    "ServerMetadata",
+    "ServingError",
+    "ShapeMismatch",
+    "ShapeRange",
+    "TensorMetadata",
+    "Unavailable",
+    "UnknownProfile",
+    "UnknownTensor",
+    "Unsupported",
+]

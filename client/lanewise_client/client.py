@@ -1,0 +1,228 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from lanewise_client import lanes, messages, metadata
+from lanewise_client.calls import CLIENT_TIMEOUT, CallRules, Options, Timeout, channel_options
+from lanewise_client.codec import Array
+from lanewise_client.errors import DeadlineExpired, ServingError, Unavailable
+from lanewise_client.messages import InferRequest
+from lanewise_client.protos import inference_pb2 as pb
+from lanewise_client.protos import lanes_pb2
+from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
+from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub
+from lanewise_client.results import (
+    InferResult,
+    ModelLanes,
+    ModelMetadata,
+    ModelStatus,
+    Route,
+    ServerMetadata,
+)
+from lanewise_client.streaming import Exchange
+
+_ResponseT = TypeVar("_ResponseT")
+
+
+class Client:
+    """A connection to one server. Every method blocks; any number of threads may share it.
+
+    Connecting happens with the first call. Every call has a timeout: the client's, unless
+    the call is given its own. Every call raises a ServingError if it gets no answer, and
+    RuntimeError once the client is closed.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float | None,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Options = (),
+    ) -> None:
+        """Make a client without connecting yet.
+
+        Args:
+            address: HOST:PORT, or any other target that gRPC knows.
+            timeout_s: seconds that a call may take; None: for ever.
+            credentials: for TLS; without them the connection is in the clear.
+            options: gRPC channel options to add. By default message sizes are unlimited.
+
+        Raises:
+            ValueError: `timeout_s` is not a positive number.
+        """
+        self._rules = CallRules(address, timeout_s)
+        self._channel = (
+            grpc.insecure_channel(address, channel_options(options))
+            if credentials is None
+            else grpc.secure_channel(address, credentials, channel_options(options))
+        )
+        self._inference: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._lane_service: Any = LaneServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close the connection; calls in flight fail. A second call does nothing."""
+        self._rules.is_closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        profile: str | int | None = None,
+        request_id: str = "",
+        timeout_s: Timeout = CLIENT_TIMEOUT,
+    ) -> InferResult:
+        """Run `model` on `inputs` and get its outputs.
+
+        Args:
+            model: its name.
+            inputs: by name, each of the model's datatype, in any memory layout; only read.
+            version: empty: the version served by default, the highest number.
+            outputs: names of the outputs wanted; None: all.
+            profile: name or index of the only profile allowed; None: any.
+            request_id: comes back in the result.
+            timeout_s: seconds until the answer must be here; the server drops the request
+                when they have passed. None: wait for ever.
+
+        Raises:
+            TypeError: an input is no array or of a dtype that cannot be sent.
+            ServingError: one of its subclasses tells why there are no outputs.
+        """
+        request = InferRequest(inputs, outputs, profile, request_id)
+        message = messages.build_infer(model, version, request)
+        return messages.parse_infer(self._call(self._inference.ModelInfer, message, timeout_s))
+
+    def stream(
+        self,
+        model: str,
+        requests: Iterable[InferRequest],
+        *,
+        timeout_s: float | None,
+        version: str = "",
+    ) -> Iterator[InferResult | ServingError]:
+        """Send many requests without waiting in between; iterate over their results.
+
+        Results come in the order of the requests. A request that fails yields its
+        ServingError in its place and the stream goes on; an error that ends the stream is
+        raised. `requests` is iterated in a thread of gRPC's, ahead of the results, as far
+        as the connection takes them; what it raises is raised after the results of the
+        requests before it. Nothing is sent before the first result is asked for; closing
+        the iterator early cancels what is in flight.
+
+        Args:
+            model: the name of the model that all of them are for.
+            requests: as many as you like, even without end.
+            timeout_s: seconds for the whole stream; None: for ever. Has no default, since
+                only the caller knows how long the stream is.
+            version: empty: the version served by default, the highest number.
+
+        Raises:
+            ServingError: the stream ended before every request had its result.
+        """
+        seconds = self._rules.seconds(timeout_s)
+        exchange = Exchange(model, version)
+        with self._rules.applied(seconds):
+            call = self._inference.ModelStreamInfer(exchange.encode(requests), timeout=seconds)
+            try:
+                for response in call:
+                    yield exchange.decode(response)
+            finally:
+                call.cancel()
+        exchange.finish()
+
+    def is_live(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> bool:
+        """Tell whether the server answers at all; False if it cannot be reached in time."""
+        return self._is(self._inference.ServerLive, pb.ServerLiveRequest(), "live", timeout_s)
+
+    def is_ready(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> bool:
+        """Tell whether every model is ready; False if the server cannot be reached in time."""
+        return self._is(self._inference.ServerReady, pb.ServerReadyRequest(), "ready", timeout_s)
+
+    def is_model_ready(
+        self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
+    ) -> bool:
+        """Tell whether `model` can serve; False if the server cannot be reached in time.
+
+        Raises:
+            ModelNotFound: the server has no such model or version.
+        """
+        request = pb.ModelReadyRequest(name=model, version=version)
+        return self._is(self._inference.ModelReady, request, "ready", timeout_s)
+
+    def server_metadata(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> ServerMetadata:
+        """Get the server's name, version and extensions."""
+        return metadata.parse_server_metadata(
+            self._call(self._inference.ServerMetadata, pb.ServerMetadataRequest(), timeout_s)
+        )
+
+    def models(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> tuple[ModelStatus, ...]:
+        """List every version of every model the server knows of, ready or not."""
+        return metadata.parse_models(
+            self._call(self._inference.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s)
+        )
+
+    def model_metadata(
+        self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
+    ) -> ModelMetadata:
+        """Get the inputs, outputs and profiles of `model`."""
+        request = pb.ModelMetadataRequest(name=model, version=version)
+        return metadata.parse_model_metadata(
+            self._call(self._inference.ModelMetadata, request, timeout_s)
+        )
+
+    def lanes(
+        self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
+    ) -> ModelLanes:
+        """Get the lanes of `model`: profile, state and counters of each."""
+        request = lanes_pb2.ListLanesRequest(name=model, version=version)
+        return lanes.parse_lanes(self._call(self._lane_service.ListLanes, request, timeout_s))
+
+    def explain(
+        self,
+        model: str,
+        shapes: Mapping[str, Sequence[int]],
+        *,
+        version: str = "",
+        profile: str | int | None = None,
+        timeout_s: Timeout = CLIENT_TIMEOUT,
+    ) -> Route:
+        """Ask where a request of these input shapes would run, and why. Runs nothing."""
+        request = lanes.build_explain(model, version, shapes, profile)
+        return lanes.parse_route(self._call(self._lane_service.ExplainRoute, request, timeout_s))
+
+    def _call(
+        self, method: Callable[..., _ResponseT], request: Message, timeout_s: Timeout
+    ) -> _ResponseT:
+        seconds = self._rules.seconds(timeout_s)
+        with self._rules.applied(seconds):
+            return method(request, timeout=seconds)
+
+    def _is(
+        self, method: Callable[..., Any], request: Message, field: str, timeout_s: Timeout
+    ) -> bool:
+        try:
+            return bool(getattr(self._call(method, request, timeout_s), field))
+        except (Unavailable, DeadlineExpired):
+            return False

@@ -1,0 +1,222 @@
+"""numpy arrays to KServe v2 tensors and back.
+
+Arrays travel as raw contents: little-endian, row-major; elements of BYTES each follow their
+4-byte length. Typed contents are understood in answers, for servers that send them.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lanewise_client.errors import ServingError
+from lanewise_client.protos import inference_pb2 as pb
+
+Array = npt.NDArray[Any]
+"""An array of any shape and of any datatype below."""
+
+# By dtype.name, so that the types of ml_dtypes are known without importing it.
+_DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "FP8_E4M3FN",
+    "float8_e5m2": "FP8_E5M2",
+}
+
+# What the raw bytes of an answer are read as. numpy has no type for the last three: BF16
+# is widened afterwards, FP8 stays the bits it is.
+_RAW_TYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),
+    "FP8_E4M3FN": np.dtype("u1"),
+    "FP8_E5M2": np.dtype("u1"),
+}
+
+_TYPED_FIELDS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+_TEXT_KINDS = "SUOT"  # bytes, str, objects, numpy's variable-width strings
+_LENGTH = struct.Struct("<I")
+
+
+def datatype_of(name: str, array: Array) -> str:
+    """Get the KServe datatype that `array` is sent as.
+
+    Raises:
+        TypeError: not a numpy array, or of a dtype that cannot be sent; `name` is the
+            input the message tells of.
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"input '{name}' is a {type(array).__name__}, not a numpy array; "
+            "make one of it with np.asarray(value, dtype=...)"
+        )
+    if array.dtype.kind in _TEXT_KINDS:
+        return "BYTES"
+    datatype = _DATATYPES.get(array.dtype.name)
+    if datatype is None:
+        raise TypeError(
+            f"input '{name}' has dtype {array.dtype}, but what can be sent is "
+            f"{', '.join(_DATATYPES)}, and bytes or str; convert it with astype"
+        )
+    return datatype
+
+
+def encode(name: str, array: Array) -> tuple[pb.ModelInferRequest.InferInputTensor, bytes]:
+    """Describe `array` as the input `name`, and copy its elements into raw contents.
+
+    Any byte order and memory layout is taken. Elements of str are sent as UTF-8.
+
+    Raises:
+        TypeError: see `datatype_of`; or an element of an object array is neither bytes nor str.
+    """
+    datatype = datatype_of(name, array)
+    tensor = pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=array.shape)
+    if datatype == "BYTES":
+        return tensor, _join_elements(name, array)
+    return tensor, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def decode(response: pb.ModelInferResponse) -> dict[str, Array]:
+    """Get the outputs of an answer by name, whether sent as raw or as typed contents.
+
+    Returns:
+        Arrays of the numpy type of each datatype, in the shapes the server gave, with three
+        exceptions: BYTES gives an object array of bytes; BF16 is widened to float32, which
+        holds every value exactly; FP8 comes as its bits in uint8, to be looked at through
+        `.view(ml_dtypes.float8_e4m3fn)`. Arrays may be read-only views of the message.
+
+    Raises:
+        ServingError: the answer contradicts itself; the server is at fault.
+    """
+    raw = response.raw_output_contents
+    if not raw:
+        return {output.name: _decode_typed(output) for output in response.outputs}
+    if len(raw) != len(response.outputs):
+        raise ServingError(
+            f"the answer describes {len(response.outputs)} outputs but holds contents of "
+            f"{len(raw)}; the server is at fault"
+        )
+    return {
+        output.name: _decode_raw(output, contents)
+        for output, contents in zip(response.outputs, raw, strict=True)
+    }
+
+
+def _join_elements(name: str, array: Array) -> bytes:
+    parts: list[bytes] = []
+    for index, element in enumerate(array.flat):
+        data = element.encode() if isinstance(element, str) else element
+        if not isinstance(data, bytes):
+            raise TypeError(
+                f"input '{name}': element {index} is a {type(element).__name__}, but an object "
+                "array can be sent only if every element is bytes or str"
+            )
+        parts += (_LENGTH.pack(len(data)), data)
+    return b"".join(parts)
+
+
+def _decode_raw(output: pb.ModelInferResponse.InferOutputTensor, raw: bytes) -> Array:
+    if output.datatype == "BYTES":
+        return _shaped(output, _object_array(_split_elements(output, raw)))
+    dtype = _RAW_TYPES.get(output.datatype)
+    if dtype is None:
+        raise _malformed(output, "a datatype this client does not know")
+    if len(raw) % dtype.itemsize:
+        raise _malformed(output, f"{len(raw)} bytes of raw contents")
+    elements = np.frombuffer(raw, dtype)
+    return _shaped(output, _widen(elements) if output.datatype == "BF16" else elements)
+
+
+def _decode_typed(output: pb.ModelInferResponse.InferOutputTensor) -> Array:
+    field = _TYPED_FIELDS.get(output.datatype)
+    if field is None:
+        raise _malformed(output, "no raw contents, and typed contents cannot hold it")
+    elements = list(getattr(output.contents, field))
+    if output.datatype == "BYTES":
+        return _shaped(output, _object_array(elements))
+    dtype = _RAW_TYPES[output.datatype]
+    if dtype.kind in "iu" and elements:
+        allowed = np.iinfo(dtype)
+        if min(elements) < allowed.min or max(elements) > allowed.max:
+            raise _malformed(output, "elements out of its range")
+    return _shaped(output, np.array(elements, dtype))
+
+
+def _widen(bfloat16_bits: Array) -> Array:
+    # A bfloat16 is the upper half of the float32 of the same value.
+    return (bfloat16_bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _split_elements(output: pb.ModelInferResponse.InferOutputTensor, raw: bytes) -> Iterable[bytes]:
+    start = 0
+    while start < len(raw):
+        begin = start + _LENGTH.size
+        end = begin + _LENGTH.unpack_from(raw, start)[0] if begin <= len(raw) else begin
+        if end > len(raw):
+            raise _malformed(output, f"an element that ends past its {len(raw)} bytes")
+        yield raw[begin:end]
+        start = end
+
+
+def _object_array(elements: Iterable[bytes]) -> Array:
+    values = list(elements)
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array
+
+
+def _shaped(output: pb.ModelInferResponse.InferOutputTensor, elements: Array) -> Array:
+    shape: Sequence[int] = tuple(output.shape)
+    if any(size < 0 for size in shape) or math.prod(shape) != elements.size:
+        raise _malformed(output, f"{elements.size} elements")
+    try:
+        return elements.reshape(shape)
+    except ValueError as error:  # more dimensions, or beside a 0 larger ones, than numpy takes
+        raise _malformed(output, f"a shape no array can have ({error})") from error
+
+
+def _malformed(output: pb.ModelInferResponse.InferOutputTensor, what: str) -> ServingError:
+    return ServingError(
+        f"output '{output.name}' is declared as {output.datatype} {list(output.shape)} but came "
+        f"as {what}; the server is at fault"
+    )

@@ -1,0 +1,118 @@
+"""Inference requests to protobuf messages, and their answers to results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from lanewise_client import codec
+from lanewise_client.codec import Array
+from lanewise_client.errors import REASON, MessageTooLarge, ServingError, from_stream
+from lanewise_client.protos import inference_pb2 as pb
+from lanewise_client.results import InferResult
+
+# protobuf serialises no message of 2 GiB or more.
+_MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class InferRequest:
+    """One request of a stream.
+
+    Attributes:
+        inputs: by name; only read.
+        outputs: names of the outputs wanted; None: all.
+        profile: name or index of the only profile allowed; None: any.
+        request_id: comes back in the result or the error.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Sequence[str] | None = None
+    profile: str | int | None = None
+    request_id: str = ""
+
+
+def build_infer(model: str, version: str, request: InferRequest) -> pb.ModelInferRequest:
+    """Make the message of `request`; the arrays are copied into it.
+
+    Raises:
+        TypeError: an input cannot be sent, see `codec.encode`.
+        ValueError: an empty list of outputs.
+        MessageTooLarge: the inputs are more than one message can carry.
+    """
+    _require_sendable(request.inputs)
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=request.request_id)
+    if request.profile is not None:
+        message.parameters["profile"].CopyFrom(_profile_parameter(request.profile))
+    for name, array in request.inputs.items():
+        tensor, raw = codec.encode(name, array)
+        message.inputs.append(tensor)
+        message.raw_input_contents.append(raw)
+    if request.outputs is not None:
+        if isinstance(request.outputs, str) or not request.outputs:
+            raise ValueError(
+                f"outputs is {request.outputs!r}, but must be a list of one or more names; "
+                "leave it out to get every output"
+            )
+        message.outputs.extend(
+            pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in request.outputs
+        )
+    return message
+
+
+def parse_infer(response: pb.ModelInferResponse) -> InferResult:
+    """Read the answer to one request.
+
+    Raises:
+        ServingError: it contradicts itself, see `codec.decode`.
+    """
+    told = response.parameters
+    return InferResult(
+        model=response.model_name,
+        model_version=response.model_version,
+        request_id=response.id,
+        outputs=codec.decode(response),
+        profile=told["profile"].string_param if "profile" in told else "",
+        padded_rows=_count(told, "padded_rows"),
+        batch_rows=_count(told, "batch_rows"),
+        launches=_count(told, "launches"),
+    )
+
+
+def parse_stream(response: pb.ModelStreamInferResponse) -> InferResult | ServingError:
+    """Read the answer to one request of a stream; a failure is returned, not raised."""
+    answer = response.infer_response
+    if not response.error_message:
+        return parse_infer(answer)
+    told = answer.parameters
+    reason = told[REASON].string_param if REASON in told else ""
+    return from_stream(response.error_message, reason, answer.id)
+
+
+def _require_sendable(inputs: Mapping[str, Array]) -> None:
+    # Counted before anything is copied. BYTES are left to protobuf: what they take is
+    # known only once they are encoded.
+    total = sum(
+        array.nbytes for name, array in inputs.items() if codec.datatype_of(name, array) != "BYTES"
+    )
+    if total > _MAX_MESSAGE_BYTES:
+        raise MessageTooLarge(
+            f"the inputs take {total} bytes, but one message carries at most "
+            f"{_MAX_MESSAGE_BYTES}; send fewer rows at a time",
+            code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+        )
+
+
+def _profile_parameter(profile: str | int) -> pb.InferParameter:
+    if isinstance(profile, str):
+        return pb.InferParameter(string_param=profile)
+    return pb.InferParameter(int64_param=profile)
+
+
+def _count(told: Mapping[str, pb.InferParameter], key: str) -> int:
+    if key not in told:
+        return 0
+    parameter = told[key]
+    return parameter.int64_param or parameter.uint64_param

@@ -1,0 +1,233 @@
+"""What the server answers, as plain data."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lanewise_client.codec import Array
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class InferResult(Mapping[str, Array]):
+    """The outputs of one request, and how it was served. A mapping of output name to array.
+
+    Compares by identity, because arrays have no single truth value.
+
+    Attributes:
+        outputs: by name; the arrays are the caller's, but may be read-only: `array.copy()`
+            gives one to write to. `codec.decode` tells how datatypes are mapped.
+        profile: the profile that served it; several, separated by commas, if it was split.
+        padded_rows: rows executed, in all launches together.
+        batch_rows: rows of all the requests that shared its launches.
+        launches: how many launches served it; more than 1 if it was split.
+
+    Of a server that does not tell, `profile` is empty and the numbers are 0.
+    """
+
+    model: str
+    model_version: str
+    request_id: str
+    outputs: dict[str, Array]
+    profile: str = ""
+    padded_rows: int = 0
+    batch_rows: int = 0
+    launches: int = 0
+
+    def __getitem__(self, name: str) -> Array:
+        return self.outputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """Who answers, and which extensions of the protocol it offers."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One version of a model the server knows of.
+
+    Attributes:
+        state: in lower case, "ready" if it can serve.
+        reason: why it is in that state; may be empty.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One input or output of a model; -1 in `shape` stands for a dimension of any size."""
+
+    name: str
+    datatype: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """The shapes a profile admits for one input: min <= shape <= max in every dimension."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One optimization profile of a model.
+
+    Attributes:
+        ranges: by input name.
+        max_queue_delay_ms: how long a request may be held back to fill a batch.
+    """
+
+    index: int
+    name: str
+    ranges: dict[str, ShapeRange]
+    max_queue_delay_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model takes and gives.
+
+    Attributes:
+        versions: those the server has.
+        profiles: in the order of their indexes; empty if the server does not tell.
+        backend: what runs it; empty if the server does not tell.
+        batching: whether rows of several requests may be stacked; None if it does not tell.
+        properties: every fact the server gave as text, the ones above included.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+    profiles: tuple[Profile, ...]
+    backend: str
+    batching: bool | None
+    properties: dict[str, str]
+
+
+class LaneState(enum.Enum):
+    """What a lane is doing. A retired lane lost its runner and takes no more work."""
+
+    UNKNOWN = "unknown"
+    IDLE = "idle"
+    BUSY = "busy"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCounters:
+    """Totals of one lane since its model was loaded.
+
+    Attributes:
+        requests: parts of requests: one split over three launches counts three times.
+        rows: rows that clients sent; `padded_rows` were executed.
+        orphaned_rows: rows whose request was cancelled or expired while they ran.
+        queue_ns: summed over requests.
+        execution_ns: summed over launches.
+    """
+
+    launches: int
+    failed_launches: int
+    requests: int
+    rows: int
+    padded_rows: int
+    orphaned_rows: int
+    execution_ns: int
+    queue_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """How many rows one launch may execute, and how many it is tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A lane as it was when asked for: its profile, what it does, and what it has done."""
+
+    lane_id: int
+    profile: Profile
+    rows: RowRange
+    state: LaneState
+    counters: LaneCounters
+    host_bytes: int
+    device_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLanes:
+    """The lanes of one version of a model, and how many requests wait for one."""
+
+    name: str
+    version: str
+    backend: str
+    batching: bool
+    lanes: tuple[Lane, ...]
+    waiting_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Whether one profile admits the shapes, and why or why not, in words."""
+
+    profile_index: int
+    profile: str
+    admits: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLaunch:
+    """One launch that the request would take if nothing else were waiting."""
+
+    profile: str
+    first_row: int
+    rows: int
+    padded_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request of given shapes would run, and why.
+
+    Attributes:
+        reason: in words: what would be launched, or why nothing can be.
+        rows: 0 if the shapes do not tell.
+        candidates: one for each profile, in the order of their indexes.
+        launches: empty if nothing admits the request.
+    """
+
+    admitted: bool
+    reason: str
+    rows: int
+    candidates: tuple[Candidate, ...]
+    launches: tuple[PlannedLaunch, ...]

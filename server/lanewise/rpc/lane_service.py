@@ -1,0 +1,127 @@
+"""The lanewise.v1 service: the lanes of a model, and why a request takes which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lanewise.clock import NS_PER_MS
+from lanewise.errors import InvalidRequest
+from lanewise.models import Profile
+from lanewise.rpc.handlers import Context, Method
+from lanewise.scheduler.registry import ModelRegistry
+from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus, RouteReport
+from lanewise.tensors import Shape
+from lanewise_client.protos import lanes_pb2 as pb
+
+_STATES = {
+    LaneState.IDLE: pb.LANE_STATE_IDLE,
+    LaneState.BUSY: pb.LANE_STATE_BUSY,
+    LaneState.RETIRED: pb.LANE_STATE_RETIRED,
+}
+
+
+class LaneService:
+    """Answers `lanewise.v1.LaneService` from the models of a registry."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        self._registry = registry
+
+    def methods(self) -> Mapping[str, Method]:
+        """Map the calls this service offers to what answers them."""
+        return {"ListLanes": self._list_lanes, "ExplainRoute": self._explain_route}
+
+    async def _list_lanes(
+        self, request: pb.ListLanesRequest, context: Context
+    ) -> pb.ListLanesResponse:
+        model = self._registry.resolve(request.name, request.version)
+        lanes = model.require_lanes()
+        return pb.ListLanesResponse(
+            name=model.name,
+            version=model.version,
+            backend=lanes.spec.backend,
+            batching=lanes.spec.batching,
+            lanes=[_lane(status) for status in lanes.status()],
+            waiting_requests=lanes.waiting_requests,
+        )
+
+    async def _explain_route(
+        self, request: pb.ExplainRouteRequest, context: Context
+    ) -> pb.ExplainRouteResponse:
+        lanes = self._registry.resolve(request.name, request.version).require_lanes()
+        return _route(lanes.explain(_shapes(request), request.profile or None))
+
+
+def _shapes(request: pb.ExplainRouteRequest) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for sent in request.inputs:
+        if sent.name in shapes:
+            raise InvalidRequest(
+                f"model '{request.name}', input '{sent.name}': sent twice; send each input once"
+            )
+        shapes[sent.name] = tuple(sent.shape)
+    return shapes
+
+
+def _lane(status: LaneStatus) -> pb.Lane:
+    return pb.Lane(
+        id=status.lane_id,
+        profile=_profile(status.profile),
+        state=_STATES[status.state],
+        counters=_counters(status.counters),
+        host_bytes=status.host_bytes,
+        device_bytes=status.device_bytes,
+    )
+
+
+def _profile(profile: Profile) -> pb.Profile:
+    return pb.Profile(
+        index=profile.index,
+        name=profile.name,
+        ranges=[
+            pb.ShapeRange(tensor=tensor, min=shapes.min, opt=shapes.opt, max=shapes.max)
+            for tensor, shapes in profile.ranges.items()
+        ],
+        max_queue_delay_ms=profile.max_queue_delay_ns / NS_PER_MS,
+        min_rows=profile.rows.min,
+        opt_rows=profile.rows.opt,
+        max_rows=profile.rows.max,
+    )
+
+
+def _counters(counters: LaneCounters) -> pb.LaneCounters:
+    return pb.LaneCounters(
+        launches=counters.launches,
+        failed_launches=counters.failed_launches,
+        requests=counters.requests,
+        rows=counters.rows,
+        padded_rows=counters.padded_rows,
+        orphaned_rows=counters.orphaned_rows,
+        execution_ns=counters.execution_ns,
+        queue_ns=counters.queue_ns,
+    )
+
+
+def _route(report: RouteReport) -> pb.ExplainRouteResponse:
+    return pb.ExplainRouteResponse(
+        admitted=report.admitted,
+        reason=report.reason,
+        rows=report.rows,
+        candidates=[
+            pb.Candidate(
+                profile_index=candidate.profile.index,
+                profile=candidate.profile.name,
+                admits=candidate.admits,
+                reason=candidate.reason,
+            )
+            for candidate in report.candidates
+        ],
+        launches=[
+            pb.PlannedLaunch(
+                profile=launch.profile.name,
+                first_row=launch.first_row,
+                rows=launch.rows,
+                padded_rows=launch.padded_rows,
+            )
+            for launch in report.launches
+        ],
+    )

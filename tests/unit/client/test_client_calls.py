@@ -1,0 +1,65 @@
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lanewise_client
+from lanewise_client import CLIENT_TIMEOUT, Client, DeadlineExpired
+from lanewise_client.calls import CallRules, channel_options
+
+
+def test_a_client_is_told_its_timeout():
+    with pytest.raises(TypeError, match="timeout_s"):
+        Client("localhost:1")
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf, 1e18])
+def test_a_client_refuses_a_timeout_that_is_no_length_of_time(timeout_s):
+    with pytest.raises(ValueError, match=r"timeout_s is .*, but must be .*None to wait"):
+        Client("localhost:1", timeout_s=timeout_s)
+
+
+def test_a_call_takes_its_own_timeout_before_that_of_the_client():
+    rules = CallRules("localhost:1", 5.0)
+
+    assert [rules.seconds(given) for given in (CLIENT_TIMEOUT, 0.5, None)] == [5.0, 0.5, None]
+
+
+@pytest.mark.parametrize("timeout_s", [math.nan, math.inf, 1e18])
+def test_a_call_refuses_a_timeout_that_grpc_would_misread(timeout_s):
+    with pytest.raises(ValueError, match="None to wait for ever"):
+        CallRules("localhost:1", None).seconds(timeout_s)
+
+
+def test_a_used_up_budget_is_an_expired_deadline():
+    with pytest.raises(DeadlineExpired, match=r"call to localhost:1: timeout_s is -0.25"):
+        CallRules("localhost:1", 5.0).seconds(-0.25)
+
+
+def test_message_sizes_are_unlimited_unless_told():
+    assert channel_options([("grpc.max_send_message_length", 9), ("grpc.primary", "x")]) == [
+        ("grpc.max_send_message_length", 9),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.primary", "x"),
+    ]
+
+
+def test_the_client_needs_nothing_of_the_server():
+    code = (
+        "import sys, lanewise_client\n"
+        "print(sorted({'lanewise', 'ml_dtypes', 'pydantic'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(lanewise_client.__file__).parents[1])}
+
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert told.stdout == "[]\n"
+
+
+def test_every_public_name_is_there():
+    assert [name for name in lanewise_client.__all__ if not hasattr(lanewise_client, name)] == []

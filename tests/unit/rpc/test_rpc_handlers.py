@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+from lanewise.rpc.handlers import server_options, service_handler
+from lanewise.rpc.server import LANE_SERVICE
+
+
+async def answer(request, context):
+    raise NotImplementedError
+
+
+def test_a_method_the_service_does_not_have_is_refused_at_start():
+    with pytest.raises(ValueError, match=r"LaneService has no calls \['ListLane'\]"):
+        service_handler(LANE_SERVICE, {"ListLane": answer}, 1024)
+
+
+@pytest.mark.parametrize(("limit", "core_limit"), [(1024, 2048), (2**31 - 1, 2**31 - 1)])
+def test_the_core_lets_through_what_is_refused_with_a_better_text(limit, core_limit):
+    assert dict(server_options(limit))["grpc.max_receive_message_length"] == core_limit

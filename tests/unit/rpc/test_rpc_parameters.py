@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lanewise.errors import InvalidRequest, Unsupported
+from lanewise.rpc.parameters import RequestOptions, read_options, wants_final_mark
+from lanewise_client.protos import inference_pb2 as pb
+
+
+def parameters(**values):
+    """Request parameters from (field, value) pairs, as they arrive in a message."""
+    request = pb.ModelInferRequest()
+    for name, (field, value) in values.items():
+        setattr(request.parameters[name], field, value)
+    return request.parameters
+
+
+@pytest.mark.parametrize(
+    ("given_parameters", "options"),
+    [
+        ({}, RequestOptions()),
+        ({"profile": ("string_param", "online")}, RequestOptions(profile="online")),
+        ({"profile": ("string_param", "2")}, RequestOptions(profile="2")),
+        ({"profile": ("int64_param", 0)}, RequestOptions(profile=0)),
+        ({"timeout": ("int64_param", 1500)}, RequestOptions(timeout_ns=1_500_000)),
+        ({"timeout": ("uint64_param", 1500)}, RequestOptions(timeout_ns=1_500_000)),
+        ({"timeout": ("int64_param", 0)}, RequestOptions()),
+        ({"binary_data_output": ("bool_param", False)}, RequestOptions(raw_outputs=False)),
+        ({"binary_data_output": ("bool_param", True)}, RequestOptions()),
+        ({"priority": ("uint64_param", 3)}, RequestOptions()),
+        ({"sequence_id": ("int64_param", 0)}, RequestOptions()),
+        ({"sequence_id": ("string_param", "")}, RequestOptions()),
+        ({"sequence_start": ("bool_param", False)}, RequestOptions()),
+        ({"triton_enable_empty_final_response": ("bool_param", True)}, RequestOptions()),
+        ({"anything_else": ("double_param", 1.0)}, RequestOptions()),
+        (
+            {"profile": ("string_param", "a"), "timeout": ("int64_param", 1)},
+            RequestOptions(profile="a", timeout_ns=1000),
+        ),
+    ],
+)
+def test_known_parameters_are_read_and_unknown_ones_ignored(given_parameters, options):
+    assert read_options(parameters(**given_parameters)) == options
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "text"),
+    [
+        ("profile", "double_param", 1.0, "double_param, but it takes string_param or int64"),
+        ("profile", "bool_param", True, "bool_param, but it takes"),
+        ("timeout", "string_param", "5", "string_param, but it takes int64_param or uint64"),
+        ("timeout", "int64_param", -1, "-1, but it cannot be negative"),
+        ("priority", "int64_param", -1, "-1, but it cannot be negative"),
+        ("priority", "string_param", "high", "string_param, but it takes int64_param"),
+        ("binary_data_output", "int64_param", 0, "int64_param, but it takes bool_param"),
+        ("sequence_id", "double_param", 1.0, "double_param, but it takes"),
+        ("sequence_end", "int64_param", 1, "int64_param, but it takes bool_param"),
+        ("triton_enable_empty_final_response", "int64_param", 1, "int64_param, but it takes"),
+        ("triton_final_response", "bool_param", True, "names with 'triton_' are reserved"),
+    ],
+)
+def test_a_parameter_of_the_wrong_type_or_range_is_refused(name, field, value, text):
+    with pytest.raises(InvalidRequest, match=f"'{name}': {text}"):
+        read_options(parameters(**{name: (field, value)}))
+
+
+def test_a_known_parameter_without_a_value_is_refused():
+    request = pb.ModelInferRequest()
+    request.parameters["profile"].SetInParent()
+
+    with pytest.raises(InvalidRequest, match="'profile': no value, but it takes"):
+        read_options(request.parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("sequence_id", "int64_param", 5),
+        ("sequence_id", "uint64_param", 5),
+        ("sequence_id", "string_param", "a"),
+        ("sequence_start", "bool_param", True),
+        ("sequence_end", "bool_param", True),
+    ],
+)
+def test_sequences_are_unsupported(name, field, value):
+    with pytest.raises(Unsupported, match=f"'{name}': sequences are not offered"):
+        read_options(parameters(**{name: (field, value)}))
+
+
+def test_only_a_true_parameter_asks_for_the_final_mark():
+    name = "triton_enable_empty_final_response"
+
+    assert wants_final_mark(parameters(**{name: ("bool_param", True)}))
+    assert not wants_final_mark(parameters(**{name: ("bool_param", False)}))
+    assert not wants_final_mark(parameters(**{name: ("string_param", "true")}))
+    assert not wants_final_mark(parameters())
+
+
+names = st.sampled_from(
+    ["profile", "timeout", "priority", "sequence_id", "sequence_start", "binary_data_output"]
+)
+values = (
+    st.tuples(st.just("bool_param"), st.booleans())
+    | st.tuples(st.just("int64_param"), st.integers(-(2**63), 2**63 - 1))
+    | st.tuples(st.just("uint64_param"), st.integers(0, 2**64 - 1))
+    | st.tuples(st.just("string_param"), st.text(max_size=5))
+    | st.tuples(st.just("double_param"), st.floats())
+)
+
+
+@given(st.dictionaries(names | st.text(max_size=5), values, max_size=3))
+def test_any_parameters_are_read_or_refused(given_parameters):
+    try:
+        read_options(parameters(**given_parameters))
+    except (InvalidRequest, Unsupported) as error:
+        assert "request parameter" in error.message
