@@ -16,11 +16,11 @@ RUN apt-get update \
 FROM base-${BASE} AS build
 ARG EXTRAS=cpu
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE CHANGELOG.md ./
 COPY client client
 COPY server server
 RUN python3 -m venv /opt/lanewise \
-    && /opt/lanewise/bin/pip install --no-cache-dir ".[${EXTRAS}]"
+    && /opt/lanewise/bin/pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]"
 
 FROM base-${BASE}
 COPY --from=build /opt/lanewise /opt/lanewise

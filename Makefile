@@ -40,17 +40,17 @@ clean: ## remove the environment and whatever was built
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp tells that an environment has the packages of an extra. The installs are editable,
-# so that only a change of pyproject.toml makes them stale. Each contains the one before it.
-$(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(INSTALL) --editable '.[cpu]'
+# so that only a change of what is required makes them stale. Each contains the one before it.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --constraint constraints.txt --editable '.[cpu]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(INSTALL) --editable '.[test]'
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --constraint constraints.txt --editable '.[test]'
 	@touch $@ $(VENV)/.runtime
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(INSTALL) --editable '.[dev]'
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.test $(VENV)/.runtime
 
 $(BIN)/python:

@@ -291,7 +291,6 @@ async def test_a_bug_is_told_by_an_id_and_nothing_else_and_the_server_goes_on():
     [
         "ModelConfig",
         "ModelStatistics",
-        "RepositoryIndex",
         "RepositoryModelLoad",
         "RepositoryModelUnload",
         "SystemSharedMemoryStatus",
