@@ -8,8 +8,8 @@ import re
 import shutil
 
 import pytest
-from helpers.serving import DIGITS, REPOSITORY, server_process
 
+from helpers.serving import DIGITS, REPOSITORY, server_process
 from lanewise.engine.repository import find_models
 from lanewise.model_settings import read_model_settings
 
