@@ -16,8 +16,10 @@ from lanewise.tensors import Array
 class GatedRunner:
     """Gives its input back as output, after `release` or `fail` was called for the batch."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, depth: int = 1) -> None:
         self.profile = profile
+        self.depth = depth
+        self.row_counts: tuple[int, ...] = ()
         self.batches: list[Batch] = []
         self.started: queue.Queue[Batch] = queue.Queue()
         self.is_closed = False
@@ -55,7 +57,7 @@ class GatedRunner:
         self.is_closed = True
 
 
-def gated_model(spec: ModelSpec) -> tuple[LoadedModel, Mapping[str, GatedRunner]]:
+def gated_model(spec: ModelSpec, depth: int = 1) -> tuple[LoadedModel, Mapping[str, GatedRunner]]:
     """A model with one gated runner per profile, and the runners by profile name."""
-    runners = {profile.name: GatedRunner(profile) for profile in spec.profiles}
+    runners = {profile.name: GatedRunner(profile, depth) for profile in spec.profiles}
     return LoadedModel(spec, tuple(runners.values())), runners

@@ -18,6 +18,7 @@ from lanewise.scheduler.decisions import (
     Launch,
     Reject,
 )
+from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
 
@@ -59,6 +60,9 @@ class Simulation:
     Args:
         exec_ms: execution time of padded rows on a profile index.
         fails: whether the n-th launch of all (from 0) fails.
+        lanes: the profile index of each lane; None for one lane a profile.
+        depth: launches in flight on a lane.
+        row_counts: of each lane, those within its profile, and its maximum; empty for any.
     """
 
     def __init__(
@@ -69,14 +73,31 @@ class Simulation:
         max_queue_requests: int = 1000,
         fails: Callable[[int], bool] = lambda _n: False,
         lanes: Sequence[int] | None = None,
+        depth: int = 1,
+        row_counts: tuple[int, ...] = (),
     ) -> None:
         self.spec = spec
         lane_profiles = range(len(spec.profiles)) if lanes is None else lanes
-        self.core = Scheduler(spec, lane_profiles, max_queue_requests=max_queue_requests)
+        self.core = Scheduler(
+            spec,
+            [
+                Lane(
+                    LaneId(i),
+                    spec.profiles[index],
+                    depth,
+                    _within(spec.profiles[index].rows, row_counts),
+                )
+                for i, index in enumerate(lane_profiles)
+            ],
+            max_queue_requests=max_queue_requests,
+        )
+        self._lost: set[int] = set()
+        self._free_ns: dict[int, int] = {}
         self.now_ns = 0
         self.log: list[str] = []
         self.launches: list[Launch] = []
         self.launched_at_ns: list[int] = []
+        self.ended_at_ns: dict[int, int] = {}
         self.ends: dict[RequestId, list[str]] = {}
         self.requests: dict[RequestId, QueuedRequest] = {}
         self._exec_ms = exec_ms
@@ -116,8 +137,17 @@ class Simulation:
         self.at(at_ms, give_up)
 
     def retire(self, at_ms: float, lane_id: int) -> None:
-        """Have a lane lose its runner."""
-        self.at(at_ms, lambda: self.core.retire(LaneId(lane_id), self.now_ns))
+        """Have a lane lose its runner: what is in flight on it fails, or else its next launch."""
+
+        def lose() -> list[Decision]:
+            self._lost.add(lane_id)
+            decisions = []
+            for launch, _ in list(self.core.lanes[lane_id].in_flight):
+                self.ended_at_ns[launch.launch_id] = self.now_ns
+                decisions += self.core.retire(launch.launch_id, self.now_ns)
+            return decisions
+
+        self.at(at_ms, lose)
 
     def at(self, at_ms: float, action: Callable[[], list[Decision]]) -> None:
         self._push(int(at_ms * NS_PER_MS), action)
@@ -178,11 +208,17 @@ class Simulation:
         took_ns = int(self._exec_ms(lane.profile.index, launch.padded_rows) * NS_PER_MS)
 
         def finish() -> list[Decision]:
-            if lane.is_retired or lane.in_flight is not launch:
+            self.ended_at_ns.setdefault(launch.launch_id, self.now_ns)
+            if all(one is not launch for one, _ in lane.in_flight):
                 return []
-            return self.core.finish(launch.lane_id, self.now_ns, failed=failed)
+            if launch.lane_id in self._lost:
+                return self.core.retire(launch.launch_id, self.now_ns)
+            return self.core.finish(launch.launch_id, self.now_ns, failed=failed)
 
-        self._push(self.now_ns + took_ns, finish)
+        # Launches on one lane are executed one after the other.
+        starts_ns = max(self.now_ns, self._free_ns.get(launch.lane_id, 0))
+        self._free_ns[launch.lane_id] = starts_ns + took_ns
+        self._push(starts_ns + took_ns, finish)
 
     def _end(self, request_id: RequestId, kind: str, detail: str = "") -> None:
         self.ends[request_id].append(kind)
@@ -190,6 +226,13 @@ class Simulation:
 
     def _write(self, line: str) -> None:
         self.log.append(f"{self.now_ns / NS_PER_MS:.3f} {line}")
+
+
+def _within(rows: RowRange, counts: tuple[int, ...]) -> tuple[int, ...]:
+    """The counts that a lane of these rows may have, and its largest."""
+    if not counts:
+        return ()
+    return tuple(sorted({rows.max} | {n for n in counts if rows.min <= n <= rows.max}))
 
 
 def by_profile(exec_ms: Mapping[str, float], spec: ModelSpec) -> Callable[[int, int], float]:

@@ -230,3 +230,30 @@ def test_drain_runs_what_waits_without_delay_and_rejects_the_rest():
         "5.000 complete 0",
         "7.000 complete 1",
     ]
+
+
+def test_rows_are_padded_to_the_next_count_that_the_lane_executes():
+    sim = Simulation(model(profile(0, (1, 4, 32))), row_counts=(1, 4, 8))
+    for at_ms, rows in enumerate((1, 3, 5, 9)):
+        sim.arrive(100 * at_ms, rows)
+
+    sim.run()
+
+    assert [launch.padded_rows for launch in sim.launches] == [1, 4, 8, 32]
+
+
+def test_a_busy_lane_with_room_is_given_full_batches_only():
+    spec = model(profile(0, (1, 2, 4), delay_ms=1))
+    sim = Simulation(spec, exec_ms=lambda _p, _r: 10.0, depth=2)
+    sim.arrive(0, rows=4)
+    sim.arrive(1, rows=3)
+    sim.arrive(5, rows=1)
+    sim.arrive(6, rows=4)
+
+    sim.run()
+
+    assert [line for line in sim.log if "launch" in line] == [
+        "0.000 launch p0 rows=4 padded=4 requests=0 idle",
+        "5.000 launch p0 rows=4 padded=4 requests=1,2 preferred",
+        "10.000 launch p0 rows=4 padded=4 requests=3 preferred",
+    ]

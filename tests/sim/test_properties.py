@@ -64,6 +64,8 @@ def scenarios(draw: st.DrawFn) -> dict[str, object]:
         "drain_ms": draw(st.none() | times_ms),
         "max_queue": draw(st.integers(1, 60)),
         "copies": draw(st.integers(1, 2)),
+        "depth": draw(st.integers(1, 2)),
+        "row_counts": draw(st.sampled_from([(), (1, 2, 4, 8, 16, 32), (3, 7)])),
     }
 
 
@@ -76,6 +78,8 @@ def play(scenario) -> Simulation:
         max_queue_requests=scenario["max_queue"],
         fails=lambda n: n in scenario["failing"],
         lanes=lanes,
+        depth=scenario["depth"],
+        row_counts=scenario["row_counts"],
     )
     for arrival in scenario["arrivals"]:
         pin = arrival.pin if arrival.pin is not None and arrival.pin < len(spec.profiles) else None
@@ -129,17 +133,32 @@ def test_no_launch_exceeds_its_profile_or_mixes_shapes(scenario):
 
 @checked
 @given(scenarios())
-def test_no_lane_holds_two_launches_and_none_starts_past_a_deadline(scenario):
+def test_no_launch_starts_past_a_deadline(scenario):
     sim = play(scenario)
     for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
         for part in launch.slices:
             deadline_ns = sim.requests[part.request_id].deadline_ns
             assert deadline_ns is None or at_ns < deadline_ns
-    by_lane: dict[int, float] = {}
+
+
+@checked
+@given(scenarios())
+def test_no_lane_holds_more_launches_than_its_depth(scenario):
+    sim = play(scenario)
+    ends_ns: dict[int, list[int]] = {}
     for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
-        index = sim.core.lanes[launch.lane_id].profile.index
-        assert at_ns >= by_lane.get(launch.lane_id, 0)
-        by_lane[launch.lane_id] = at_ns + int((0.5 + index + launch.padded_rows / 8) * 1e6)
+        in_flight = [end for end in ends_ns.get(launch.lane_id, []) if end > at_ns]
+        assert len(in_flight) < scenario["depth"]
+        ends_ns[launch.lane_id] = [*in_flight, sim.ended_at_ns[launch.launch_id]]
+
+
+@checked
+@given(scenarios())
+def test_only_the_row_counts_of_a_lane_are_executed(scenario):
+    sim = play(scenario)
+    for launch in sim.launches:
+        counts = sim.core.lanes[launch.lane_id].row_counts
+        assert not counts or launch.padded_rows in counts
 
 
 @checked
@@ -170,7 +189,7 @@ def test_nothing_is_left_behind(scenario):
     sim = play(scenario)
     assert sim.core.waiting_requests == 0
     assert sim.core.next_wakeup_ns() is None
-    assert all(lane.in_flight is None for lane in sim.core.lanes)
+    assert not any(lane.in_flight for lane in sim.core.lanes)
     counted = sum(lane.counters.rows for lane in sim.core.lanes)
     assert counted == sum(launch.rows for launch in sim.launches)
 

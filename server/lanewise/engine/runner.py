@@ -37,16 +37,29 @@ class RunnerMemory:
 
 
 class Runner(Protocol):
-    """Executes batches for one profile, one at a time.
+    """Executes batches for one profile.
 
     Built, warmed up, run and closed by one owner. `warm_up`, `run` and `close` block and
-    are called from one thread at a time, off the event loop; `memory` may be called from
-    any thread. Buffers inside only ever grow.
+    are called off the event loop; `run` by `depth` threads at a time, the others alone;
+    `memory` may be called from any thread. Buffers inside only ever grow.
     """
 
     @property
     def profile(self) -> Profile:
         """The profile this runner was made for."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many batches may be inside `run` at a time: more than 1 if that overlaps work."""
+        ...
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The numbers of rows to be executed, ascending; others are padded up to the next.
+
+        Empty if every number within the profile runs equally well.
+        """
         ...
 
     def warm_up(self) -> None:

@@ -98,6 +98,14 @@ class SimulatedRunner:
     def profile(self) -> Profile:
         return self._profile
 
+    @property
+    def depth(self) -> int:
+        return 1
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        return ()
+
     def warm_up(self) -> None:
         for batch in warm_up_batches(self._spec, self._profile):
             self.run(batch)

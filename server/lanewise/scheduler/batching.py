@@ -1,7 +1,8 @@
 """The first policy: launch now or hold, and which launch comes first.
 
-An idle device is given whatever waits. Otherwise a lane gathers until it has the rows its
-profile is tuned for, or until its oldest request has waited the profile's queue delay.
+An idle device is given whatever waits. Otherwise an idle lane gathers until it has the rows
+its profile is tuned for, or until its oldest request has waited the profile's queue delay. A
+busy lane with room is given batches that are as full as whole requests make them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Proposal:
         profile tuned for shapes nearest to it.
         """
         profile = self.lane.profile
-        rows = max(self.rows, profile.rows.min)
+        rows = self.lane.padded(self.rows)
         distance = self.oldest.request.route.distance(profile, rows)
         return (self.oldest.sequence, -self.rows, distance, self.lane.lane_id)
 
@@ -44,10 +45,12 @@ def propose(
     candidates = queue.candidates(lane.profile.index)
     if candidates is None:
         return None
+    rows = min(candidates.rows, lane.profile.rows.max)
+    if lane.in_flight and rows < lane.profile.rows.max:
+        return None  # it would only wait on the device, and could no longer grow
     reason = _why_now(candidates, lane.profile, now_ns, device_idle, draining)
     if reason is None:
         return None
-    rows = min(candidates.rows, lane.profile.rows.max)
     return Proposal(lane, queue, candidates.oldest, rows, reason)
 
 
@@ -68,7 +71,12 @@ def _why_now(
 
 
 def hold_until_ns(lane: Lane, queue: StackQueue) -> int | None:
-    """Tell when the queue delay of the oldest request `lane` owns in `queue` is over."""
+    """Tell when the queue delay of the oldest request `lane` owns in `queue` is over.
+
+    None if there is none, or if the lane is busy and would not launch for that reason.
+    """
+    if lane.in_flight or lane.is_retired:
+        return None
     candidates = queue.candidates(lane.profile.index)
     if candidates is None or not candidates.owns_any:
         return None

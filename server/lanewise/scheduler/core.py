@@ -13,8 +13,8 @@ from lanewise.scheduler.decisions import (
     Decision,
     Expire,
     Fail,
-    LaneId,
     Launch,
+    LaunchId,
     Reject,
 )
 from lanewise.scheduler.lane import Lane
@@ -31,22 +31,20 @@ class Scheduler:
     Complete, Fail, Reject, Expire, or its own cancel().
 
     Args:
-        lane_profiles: the profile index of each lane; a lane's id is its position.
+        lanes: each lane's id must be its position.
         max_queue_requests: requests that may wait at a time, those in flight not counted.
     """
 
-    def __init__(
-        self, spec: ModelSpec, lane_profiles: Iterable[int], *, max_queue_requests: int
-    ) -> None:
+    def __init__(self, spec: ModelSpec, lanes: Iterable[Lane], *, max_queue_requests: int) -> None:
         self.router = Router(spec)
-        self.lanes = tuple(
-            Lane(LaneId(i), spec.profiles[index]) for i, index in enumerate(lane_profiles)
-        )
+        self.lanes = tuple(lanes)
         self._spec = spec
         self._max_queue_requests = max_queue_requests
         self._live_profiles = {lane.profile.index for lane in self.lanes}
         self._draining = False
         self._sequence = 0
+        self._last_launch = 0
+        self._in_flight: dict[LaunchId, Lane] = {}
         self._requests: dict[RequestId, Waiting] = {}
         self._queued = 0  # requests with rows in a queue
         self._queues: dict[Hashable, StackQueue] = {}
@@ -74,16 +72,18 @@ class Scheduler:
             self._end(waiting)
         return self.tick(now_ns)
 
-    def finish(self, lane_id: LaneId, now_ns: int, *, failed: bool = False) -> list[Decision]:
-        """Take note that the launch in flight on a lane is over."""
-        return self._settle(self.lanes[lane_id], now_ns, failed) + self.tick(now_ns)
+    def finish(self, launch_id: LaunchId, now_ns: int, *, failed: bool = False) -> list[Decision]:
+        """Take note that a launch is over."""
+        return self._settle(launch_id, now_ns, failed) + self.tick(now_ns)
 
-    def retire(self, lane_id: LaneId, now_ns: int) -> list[Decision]:
-        """Take a lane out of service because its runner is lost; its launch has failed."""
-        lane = self.lanes[lane_id]
-        lane.is_retired = True
-        decisions = self._settle(lane, now_ns, failed=True) if lane.in_flight else []
-        self._live_profiles = {one.profile.index for one in self.lanes if not one.is_retired}
+    def retire(self, launch_id: LaunchId, now_ns: int) -> list[Decision]:
+        """Take note that a launch has failed because its runner is lost, and retire its lane.
+
+        Other launches in flight on the lane still have to be finished or retired.
+        """
+        self._in_flight[launch_id].is_retired = True
+        decisions = self._settle(launch_id, now_ns, failed=True)
+        self._live_profiles = {lane.profile.index for lane in self.lanes if not lane.is_retired}
         return decisions + self._reroute() + self.tick(now_ns)
 
     def tick(self, now_ns: int) -> list[Decision]:
@@ -110,7 +110,7 @@ class Scheduler:
             at
             for queue in self._queues.values()
             for lane in self.lanes
-            if lane.is_idle and (at := batching.hold_until_ns(lane, queue)) is not None
+            if (at := batching.hold_until_ns(lane, queue)) is not None
         ]
         while self._deadlines and not self._is_queued(self._deadlines[0][1]):
             heapq.heappop(self._deadlines)
@@ -128,7 +128,9 @@ class Scheduler:
             assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
             assert 0 <= waiting.next_row <= waiting.request.route.rows
         for lane in self.lanes:
-            if launch := lane.in_flight:
+            assert len(lane.in_flight) <= lane.depth
+            for launch, _ in lane.in_flight:
+                assert self._in_flight[launch.launch_id] is lane
                 assert launch.rows == sum(part.rows for part in launch.slices)
                 assert launch.rows <= launch.padded_rows
                 limits = lane.profile.rows
@@ -204,14 +206,17 @@ class Scheduler:
         return launches
 
     def _proposals(self, now_ns: int) -> Iterator[batching.Proposal]:
-        idle = [lane for lane in self.lanes if lane.is_idle]
-        if not idle:
+        lanes = [lane for lane in self.lanes if lane.has_room]
+        if not lanes:
             return
-        device_idle = not any(lane.in_flight for lane in self.lanes)
         for queue in self._queues.values():
-            for lane in idle:
+            for lane in lanes:
                 proposal = batching.propose(
-                    lane, queue, now_ns, device_idle=device_idle, draining=self._draining
+                    lane,
+                    queue,
+                    now_ns,
+                    device_idle=not self._in_flight,
+                    draining=self._draining,
                 )
                 if proposal is not None:
                     yield proposal
@@ -227,28 +232,29 @@ class Scheduler:
                 self._enqueue(waiting)
             lane.counters.queue_ns += now_ns - waiting.arrived_ns
         rows = sum(part.rows for _, part in chosen)
+        self._last_launch += 1
         launch = Launch(
+            launch_id=LaunchId(self._last_launch),
             lane_id=lane.lane_id,
             slices=tuple(part for _, part in chosen),
             rows=rows,
-            padded_rows=max(rows, lane.profile.rows.min),
+            padded_rows=lane.padded(rows),
             reason=proposal.reason,
         )
-        lane.in_flight = launch
-        lane.launched_ns = now_ns
+        lane.in_flight.append((launch, now_ns))
+        self._in_flight[launch.launch_id] = lane
         lane.counters.launches += 1
         lane.counters.requests += len(chosen)
         lane.counters.rows += rows
         lane.counters.padded_rows += launch.padded_rows
         return launch
 
-    def _settle(self, lane: Lane, now_ns: int, failed: bool) -> list[Decision]:
-        """Free a lane and end the requests that its launch was the last of."""
-        launch = lane.in_flight
-        if launch is None:
-            raise RuntimeError(f"nothing is in flight on lane {lane.lane_id}")
-        lane.in_flight = None
-        lane.counters.execution_ns += now_ns - lane.launched_ns
+    def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
+        """Free a place on a lane and end the requests that its launch was the last of."""
+        lane = self._in_flight.pop(launch_id)
+        index = next(i for i, (one, _) in enumerate(lane.in_flight) if one.launch_id == launch_id)
+        launch, launched_ns = lane.in_flight.pop(index)
+        lane.counters.execution_ns += now_ns - launched_ns
         lane.counters.failed_launches += failed
         decisions: list[Decision] = []
         for part in launch.slices:

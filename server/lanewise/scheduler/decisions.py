@@ -10,6 +10,7 @@ from lanewise.errors import ServingError
 from lanewise.scheduler.request import RequestId
 
 LaneId = NewType("LaneId", int)
+LaunchId = NewType("LaunchId", int)
 
 
 class LaunchReason(enum.Enum):
@@ -40,6 +41,7 @@ class Launch:
         padded_rows: rows to execute, >= rows.
     """
 
+    launch_id: LaunchId
     lane_id: LaneId
     slices: tuple[Slice, ...]
     rows: int

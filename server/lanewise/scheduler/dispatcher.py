@@ -17,8 +17,18 @@ from lanewise.engine.strings import decode_strings
 from lanewise.errors import DeadlineExpired, ExecutionFailed, RunnerLost, ServingError
 from lanewise.models import ModelSpec
 from lanewise.scheduler.core import Scheduler
-from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject, Slice
+from lanewise.scheduler.decisions import (
+    Complete,
+    Decision,
+    Expire,
+    Fail,
+    LaneId,
+    Launch,
+    Reject,
+    Slice,
+)
 from lanewise.scheduler.explanation import explain
+from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
 from lanewise.tensors import Array, Shape
@@ -53,7 +63,7 @@ class Dispatcher:
 
     Used on one event loop. `warm_up` first, then `submit` as often as wanted, at the end
     `drain` and `close`. Owns the runners of `loaded` and closes them. Each runner is
-    called from a thread of its own, so that a blocking call holds up nothing else.
+    called from threads of its own, so that a blocking call holds up nothing else.
     """
 
     def __init__(self, loaded: LoadedModel, clock: Clock, *, max_queue_requests: int) -> None:
@@ -61,12 +71,17 @@ class Dispatcher:
         self._clock = clock
         self._runners = loaded.runners
         self._threads = tuple(
-            ThreadPoolExecutor(1, thread_name_prefix=f"{loaded.spec.name}-{runner.profile.name}")
+            ThreadPoolExecutor(
+                runner.depth, thread_name_prefix=f"{loaded.spec.name}-{runner.profile.name}"
+            )
             for runner in loaded.runners
         )
         self._scheduler = Scheduler(
             loaded.spec,
-            (runner.profile.index for runner in loaded.runners),
+            (
+                Lane(LaneId(i), runner.profile, runner.depth, runner.row_counts)
+                for i, runner in enumerate(loaded.runners)
+            ),
             max_queue_requests=max_queue_requests,
         )
         self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
@@ -264,7 +279,7 @@ class Dispatcher:
         )
         if error is None:
             self._deliver(launch, launched_ns, now_ns, future.result())
-            self._carry_out(self._scheduler.finish(launch.lane_id, now_ns))
+            self._carry_out(self._scheduler.finish(launch.launch_id, now_ns))
             return
         _log.error(
             "launch failed",
@@ -278,9 +293,9 @@ class Dispatcher:
             if request := self._requests.get(part.request_id):
                 request.error = _own_error(error, self.spec, lane.profile.name)
         if isinstance(error, RunnerLost):
-            self._carry_out(self._scheduler.retire(launch.lane_id, now_ns))
+            self._carry_out(self._scheduler.retire(launch.launch_id, now_ns))
         else:
-            self._carry_out(self._scheduler.finish(launch.lane_id, now_ns, failed=True))
+            self._carry_out(self._scheduler.finish(launch.launch_id, now_ns, failed=True))
 
     def _deliver(self, launch: Launch, launched_ns: int, now_ns: int, outputs: Outputs) -> None:
         """Give each request in the launch its rows of the outputs."""

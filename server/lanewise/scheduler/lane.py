@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass, field
 
 from lanewise.models import Profile
@@ -11,22 +12,39 @@ from lanewise.scheduler.results import LaneCounters, LaneState
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The scheduler's record of one runner. At most one launch is in flight on it."""
+    """The scheduler's record of one runner.
+
+    Attributes:
+        depth: launches that may be in flight at a time. All but the first only wait on the
+            device, so they are given to it when they cannot grow any more.
+        row_counts: ascending; rows are padded up to the next of them. Empty: any number
+            within the profile is executed as it is.
+        in_flight: launches and when each started, oldest first.
+    """
 
     lane_id: LaneId
     profile: Profile
-    in_flight: Launch | None = None
-    launched_ns: int = 0
+    depth: int = 1
+    row_counts: tuple[int, ...] = ()
+    in_flight: list[tuple[Launch, int]] = field(default_factory=list)
     is_retired: bool = False
     counters: LaneCounters = field(default_factory=LaneCounters)
 
     @property
-    def is_idle(self) -> bool:
+    def has_room(self) -> bool:
         """Whether it can take a launch now."""
-        return self.in_flight is None and not self.is_retired
+        return len(self.in_flight) < self.depth and not self.is_retired
 
     @property
     def state(self) -> LaneState:
         if self.is_retired:
             return LaneState.RETIRED
-        return LaneState.IDLE if self.in_flight is None else LaneState.BUSY
+        return LaneState.BUSY if self.in_flight else LaneState.IDLE
+
+    def padded(self, rows: int) -> int:
+        """Tell how many rows are executed for a launch of `rows`, at most the profile's max."""
+        at_least = max(rows, self.profile.rows.min)
+        next_count = bisect.bisect_left(self.row_counts, at_least)
+        if next_count == len(self.row_counts):
+            return at_least
+        return self.row_counts[next_count]
