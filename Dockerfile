@@ -29,7 +29,7 @@ RUN useradd --system --no-create-home --uid 10001 lanewise
 USER lanewise
 EXPOSE 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8002/health/ready', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8002/health/live', timeout=4)"]
 # No shell in between: SIGTERM reaches the server, which drains and exits with 0.
 ENTRYPOINT ["lanewise"]
 CMD ["serve", "/models"]

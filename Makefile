@@ -6,6 +6,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
+announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check protos build clean
@@ -26,8 +27,9 @@ check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python protos/generate.py --check
+	@echo 'all checks passed'
 
 protos: $(VENV)/.dev ## generate the Python stubs from protos/
 	$(BIN)/python protos/generate.py
@@ -42,14 +44,17 @@ clean: ## remove the environment and whatever was built
 # A stamp tells that an environment has the packages of an extra. The installs are editable,
 # so that only a change of what is required makes them stale. Each contains the one before it.
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	@$(call announce,the server and ONNX Runtime)
 	$(INSTALL) --constraint constraints.txt --editable '.[cpu]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	@$(call announce,the server and what the tests need)
 	$(INSTALL) --constraint constraints.txt --editable '.[test]'
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@$(call announce,the server and the tools of its developers)
 	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.test $(VENV)/.runtime
 

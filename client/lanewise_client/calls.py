@@ -34,6 +34,10 @@ _DEFAULT_OPTIONS = {
     "grpc.max_receive_message_length": -1,
 }
 
+# gRPC's wording where an HTTP/1 server answers, seen in grpcio 1.72 to 1.85.
+_HTTP_ANSWERED = "http1.x server"
+_HTTP_HINT = "; this port speaks HTTP: take the gRPC port, which is 8001 unless it was changed"
+
 
 def channel_options(options: Options) -> list[tuple[str, Any]]:
     """Get the client's channel options; where `options` names the same one, it wins."""
@@ -123,7 +127,8 @@ class CallRules:
     def _place(self, code: grpc.StatusCode, text: str, seconds: float | None) -> str:
         """Add to gRPC's own text where and when it happened."""
         if code is grpc.StatusCode.UNAVAILABLE:
-            return f"cannot reach the server at {self._address}: {text}"
+            hint = _HTTP_HINT if _HTTP_ANSWERED in text else ""
+            return f"cannot reach the server at {self._address}: {text}{hint}"
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds is not None:
             return f"no answer from {self._address} within {seconds:g} s: {text}"
         return text

@@ -62,7 +62,13 @@ def parse_route(response: lanes_pb2.ExplainRouteResponse) -> Route:
             for candidate in response.candidates
         ),
         launches=tuple(
-            PlannedLaunch(launch.profile, launch.first_row, launch.rows, launch.padded_rows)
+            PlannedLaunch(
+                launch.lane_id,
+                launch.profile,
+                launch.first_row,
+                launch.rows,
+                launch.padded_rows,
+            )
             for launch in response.launches
         ),
     )

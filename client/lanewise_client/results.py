@@ -209,6 +209,7 @@ class Candidate:
 class PlannedLaunch:
     """One launch that the request would take if nothing else were waiting."""
 
+    lane_id: int
     profile: str
     first_row: int
     rows: int

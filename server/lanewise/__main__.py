@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from lanewise import __version__, config
 
 BACKENDS = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "simulated")
+BUILDERS = ("auto", "tensorrt", "tensorrt-rtx")
 PORT = click.IntRange(0, 65535)
 WIDTH_OF_PIPES = 240
 """Columns of a table that goes to a file or a pipe."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"auto_envvar_prefix": "LANEWISE", "show_default": True})
@@ -45,7 +49,7 @@ def cli() -> None:
     "--max-message-mb",
     type=click.IntRange(1, 2047),
     default=config.DEFAULT_MAX_MESSAGE_MB,
-    help="Largest request, in MiB.",
+    help="Largest request, in MiB (2^20 bytes).",
 )
 @click.option(
     "--max-queue-requests",
@@ -71,15 +75,21 @@ def serve(log_format: str, log_level: str, **settings: object) -> None:
     # grpcio 1.80 and newer read requests on threads of their own, whose hand-overs cost a
     # fifth of the throughput; read when grpc is imported (see benchmarks/transport).
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
+    # What goes wrong in its core reaches us as exceptions; its own lines, which are not in
+    # our format, would tell it twice.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import asyncio
 
-    from lanewise.app import App
+    from lanewise.app import App, leave_at_once
     from lanewise.logs import configure_logging
 
     configure_logging(format=log_format, level=log_level)  # type: ignore[arg-type]
 
     async def run() -> None:
-        await App(config.ServerSettings(**settings)).run()  # type: ignore[arg-type]
+        app = App(config.ServerSettings(**settings))  # type: ignore[arg-type]
+        await app.run()
+        if app.left_running:
+            leave_at_once(0)
 
     asyncio.run(run())
 
@@ -95,21 +105,89 @@ def inspect(target: str, backend: str | None) -> None:
     from rich.console import Console
 
     from lanewise.inspection import inspect_path, inspect_server
+    from lanewise.logs import configure_logging
+
+    configure_logging(format="console", level="warning")
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_OF_PIPES
+    is_path = Path(target).exists() or not ("://" in target or _is_address(target))
+    if is_path:
+        sound = inspect_path(Path(target), backend, console)
+    else:
+        sound = inspect_server(_require_address("HOST:PORT", target), console)
+    sys.exit(0 if sound else 1)
+
+
+class CommandWithShapes(click.Command):
+    """Takes several shapes after one option: --min-shapes X:[1,3] Y:[1,8]."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse `args` with the shapes of an option joined into one."""
+        from lanewise.engine.trt.arguments import gather_shapes
+
+        return super().parse_args(ctx, gather_shapes(args))
+
+
+def _shape_option(corner: str) -> Callable[[_Command], _Command]:
+    return click.option(
+        f"--{corner}-shapes",
+        multiple=True,
+        metavar="NAME:[SIZE,...] ...",
+        help=f"The {corner} of a profile, by input; values for a shape tensor.",
+    )
+
+
+@cli.command(cls=CommandWithShapes)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The plan.")
+@click.option("--backend", type=click.Choice(BUILDERS), default="auto")
+@_shape_option("min")
+@_shape_option("opt")
+@_shape_option("max")
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path),
+    help="A model.toml with profiles. Default: the one beside MODEL.",
+)
+def build(  # noqa: PLR0917 - click passes options by name
+    model: Path,
+    output: Path,
+    backend: str,
+    min_shapes: Sequence[str],
+    opt_shapes: Sequence[str],
+    max_shapes: Sequence[str],
+    settings: Path | None,
+) -> None:
+    """Build the TensorRT plan of MODEL, an ONNX file.
+
+    Each triple of --min-shapes, --opt-shapes and --max-shapes makes a profile, each with
+    several inputs if need be: --min-shapes X:[1,3,28,28] Y:[1,8]. An input that is left out
+    keeps its static shape, with 1 for dynamic dimensions.
+    """
+    from rich.console import Console
+
+    from lanewise import building
+    from lanewise.logs import configure_logging
 
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_PIPES
-    if Path(target).exists() or not _is_address(target):
-        sound = inspect_path(Path(target), backend, console)
-    else:
-        sound = inspect_server(target, console)
-    sys.exit(0 if sound else 1)
+    configure_logging(level="warning" if console.is_terminal else "info")
+    building.build(
+        model,
+        output,
+        backend=backend,
+        shapes=building.ShapeArguments(min_shapes, opt_shapes, max_shapes),
+        settings_file=settings,
+        console=console,
+    )
 
 
 @cli.command()
 @click.argument("model")
 @click.option("--url", default=f"localhost:{config.DEFAULT_GRPC_PORT}", help="HOST:PORT.")
-@click.option("--model-version", default="", help="Default: the highest.")
+@click.option("--model-version", help="Left out: the highest.")
 @click.option(
     "--input",
     "inputs",
@@ -126,7 +204,7 @@ def inspect(target: str, backend: str | None) -> None:
 def infer(  # noqa: PLR0917 - click passes options by name
     model: str,
     url: str,
-    model_version: str,
+    model_version: str | None,
     inputs: Sequence[str],
     profile: str | None,
     timeout_s: float,
@@ -138,10 +216,10 @@ def infer(  # noqa: PLR0917 - click passes options by name
     from lanewise import one_request
 
     one_request.infer(
-        url,
+        _require_address("--url", url),
         model,
-        version=model_version,
-        inputs=dict(_split_input(text) for text in inputs),
+        version=model_version or "",
+        inputs=_split_inputs(inputs),
         profile=profile,
         timeout_s=timeout_s,
         save_to=output_dir,
@@ -149,11 +227,16 @@ def infer(  # noqa: PLR0917 - click passes options by name
     )
 
 
-def _split_input(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise click.BadParameter(f"'{text}' is not NAME=FILE.npy or NAME=SHAPE")
-    return name, value
+def _split_inputs(texts: Sequence[str]) -> dict[str, str]:
+    inputs: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise click.BadParameter(f"'{text}' is not NAME=FILE.npy or NAME=SHAPE")
+        if name in inputs:
+            raise click.BadParameter(f"--input {name}=... is given twice; give each input once")
+        inputs[name] = value
+    return inputs
 
 
 def _is_address(target: str) -> bool:
@@ -161,14 +244,30 @@ def _is_address(target: str) -> bool:
     return bool(host) and port.isdigit() and "/" not in host
 
 
+def _require_address(option: str, target: str) -> str:
+    if _is_address(target):
+        return target
+    scheme, sign, rest = target.partition("://")
+    place = (rest if sign else scheme).rstrip("/")
+    suggested = place if _is_address(place) else f"{place}:{config.DEFAULT_GRPC_PORT}"
+    raise click.BadParameter(
+        f"'{target}' is not HOST:PORT, the address of a server's gRPC port; "
+        f"did you mean {suggested}?",
+        param_hint=option,
+    )
+
+
 def main() -> None:
     """Run the command; problems with what was asked for are one message and exit status 1."""
-    from lanewise.errors import ConfigError
-    from lanewise_client import ServingError
-
     try:
         cli()
-    except (ConfigError, ServingError) as error:
+    except Exception as error:
+        # Not before: grpc, which comes with the client, must see what `serve` sets for it.
+        from lanewise.errors import ConfigError
+        from lanewise_client import ServingError
+
+        if not isinstance(error, ConfigError | ServingError):
+            raise
         click.echo(f"lanewise: {error}", err=True)
         sys.exit(1)
 

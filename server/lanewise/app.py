@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+from typing import NoReturn
 
 import grpc.aio
 import structlog
 
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock, SystemClock
-from lanewise.config import ServerSettings
+from lanewise.config import ServerSettings, require_free_port
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
 from lanewise.errors import ConfigError, ServingError
 from lanewise.http import HttpEndpoint, readiness_of
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
+from lanewise.models import ModelSpec, Profile
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.server import build_server
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.tensors import format_shape
 
 _log = structlog.get_logger(__name__)
 
@@ -46,9 +51,14 @@ class App:
         self.metrics_port = settings.metrics_port
         self.loaded = asyncio.Event()
         """Set once every model is ready or has failed."""
+        self.left_running = False
+        """Whether `run` returned while a thread was loading, warming up or executing a model,
+        which nothing can interrupt: a process that is to end now must `leave_at_once`."""
         self._clock = clock or SystemClock()
         self._dispatchers: list[Dispatcher] = []
         self._stop = asyncio.Event()
+        self._lane_lost = asyncio.Event()
+        self._signalled = False
         self._nothing_loaded: ConfigError | None = None
 
     def stop(self) -> None:
@@ -61,9 +71,12 @@ class App:
         Raises:
             ConfigError: there is nothing to serve, or a port is taken.
         """
+        self._watch_signals()
         sources = find_models(self.settings.path)
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
+        require_free_port("--grpc-port", self.settings.host, self.settings.grpc_port)
+        require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
         http = HttpEndpoint(
             self.settings.host,
@@ -84,7 +97,7 @@ class App:
         try:
             await health.publish(self.registry)
             await server.start()
-            self._watch_signals()
+            _log.info("listening", **self._addresses())
             await self._load_and_wait(sources, health)
         finally:
             await self._drain(server, health)
@@ -93,34 +106,53 @@ class App:
             raise self._nothing_loaded
 
     def _bind(self, server: grpc.aio.Server) -> None:
-        address = f"{self.settings.host}:{self.settings.grpc_port}"
         try:
-            self.grpc_port = server.add_insecure_port(address)
-        except RuntimeError as error:
+            self.grpc_port = server.add_insecure_port(self._address(self.settings.grpc_port))
+        except RuntimeError as error:  # taken since it was probed
             raise ConfigError(
-                f"--grpc-port {self.settings.grpc_port}: cannot listen on {self.settings.host}: "
-                "the port is taken or the address is not this machine's; "
-                "free the port or choose another one, 0 for any"
+                f"--grpc-port {self.settings.grpc_port}: cannot listen on {self.settings.host}; "
+                "choose another port, 0 for any"
             ) from error
 
+    def _address(self, port: int) -> str:
+        host = self.settings.host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _addresses(self) -> dict[str, str]:
+        return {"grpc": self._address(self.grpc_port), "http": self._address(self.metrics_port)}
+
     def _watch_signals(self) -> None:
-        """Stop at the first signal; a second one ends the process at once, as by default."""
         loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            for number in STOP_SIGNALS:
-                loop.remove_signal_handler(number)
-            self.stop()
-
         for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, self._obey, number)
+
+    def _obey(self, number: signal.Signals) -> None:
+        """Drain at the first signal, end the process at the second."""
+        if not self._signalled:
+            self._signalled = True
+            self.stop()
+            return
+        dropped = sum(dispatcher.open_requests for dispatcher in self._dispatchers)
+        _log.warning("stopping at once", dropped=dropped)
+        leave_at_once(128 + number)  # what a shell reports of a process killed by it
 
     async def _load_and_wait(self, sources: list[ModelSource], health: HealthService) -> None:
         """Load every model; return when the server is to stop."""
         async with asyncio.TaskGroup() as tasks:
             loading = tasks.create_task(self._load_all(sources, health))
+            telling = tasks.create_task(self._tell_of_lost_lanes(health))
             await self._stop.wait()
+            self.registry.drain()
             loading.cancel()
+            telling.cancel()
+        self.left_running = loading.cancelled()
+
+    async def _tell_of_lost_lanes(self, health: HealthService) -> None:
+        """Publish the health anew whenever a lane has been lost, for those who watch it."""
+        while True:
+            await self._lane_lost.wait()
+            self._lane_lost.clear()
+            await health.publish(self.registry)
 
     async def _load_all(self, sources: list[ModelSource], health: HealthService) -> None:
         started_ns = self._clock.now_ns()
@@ -136,14 +168,13 @@ class App:
             await health.publish(self.registry)
         self.loaded.set()
         if not self._dispatchers:
-            reasons = "\n".join(f"{m.name} {m.version}: {m.reason}" for m in self.registry)
+            reasons = "\n".join(f"{m.title}: {m.reason}" for m in self.registry)
             self._nothing_loaded = ConfigError(f"no model could be loaded\n{reasons}")
             self.stop()
             return
         _log.info(
             "serving",
-            grpc=f"{self.settings.host}:{self.grpc_port}",
-            http=f"{self.settings.host}:{self.metrics_port}",
+            **self._addresses(),
             models=[f"{m.name}/{m.version}" for m in self.registry if m.lanes],
             ready=self.registry.is_ready,
             seconds=round((self._clock.now_ns() - started_ns) / NS_PER_S, 2),
@@ -155,6 +186,7 @@ class App:
         _log.error("model failed", model=model.name, version=model.version, reason=reason)
 
     async def _load(self, source: ModelSource, model: ServedModel) -> None:
+        _log.info("loading model", model=source.name, version=source.version, file=str(source.file))
         settings = await asyncio.to_thread(read_model_settings, source.settings_file)
         loaded = await asyncio.to_thread(
             load_model,
@@ -164,11 +196,14 @@ class App:
             clock=self._clock,
         )
         dispatcher = Dispatcher(
-            loaded, self._clock, max_queue_requests=self.settings.max_queue_requests
+            loaded,
+            self._clock,
+            max_queue_requests=self.settings.max_queue_requests,
+            when_lane_lost=self._lane_lost.set,
         )
         try:
             await dispatcher.warm_up()
-        except BaseException:
+        except Exception:  # if it is cancelled, closing would wait for the runner at work
             await dispatcher.close()
             raise
         self._dispatchers.append(dispatcher)
@@ -181,9 +216,7 @@ class App:
             version=source.version,
             backend=loaded.spec.backend,
             batching=loaded.spec.batching,
-            profiles=[
-                f"{p.name} {p.rows.min}/{p.rows.opt}/{p.rows.max}" for p in loaded.spec.profiles
-            ],
+            profiles=[_describe(profile, loaded.spec) for profile in loaded.spec.profiles],
         )
 
     async def _drain(self, server: grpc.aio.Server, health: HealthService) -> None:
@@ -193,15 +226,38 @@ class App:
             "draining",
             waiting=sum(d.waiting_requests for d in self._dispatchers),
             grace_s=self.settings.drain_grace_s,
+            **({"hint": "a second signal stops at once"} if self._signalled else {}),
         )
         self.registry.drain()
         await health.publish(self.registry)
         async with asyncio.TaskGroup() as tasks:
-            for dispatcher in self._dispatchers:
-                tasks.create_task(dispatcher.drain(grace_ns))
+            drains = [tasks.create_task(d.drain(grace_ns)) for d in self._dispatchers]
+        dropped = sum(drain.result() for drain in drains)
         await health.close()
         await asyncio.sleep(LAME_DUCK_S)
         await server.stop(HANDOVER_S)
         for dispatcher in self._dispatchers:
-            await dispatcher.close()
-        _log.info("stopped")
+            self.left_running |= not await dispatcher.close()
+        _log.info("stopped", **({"dropped": dropped} if dropped else {}))
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """End the process whatever its threads are doing; nothing of the log is lost.
+
+    The ordinary ways out wait for every thread, and one that is inside a foreign library
+    may take minutes to come back.
+    """
+    logging.shutdown()
+    os._exit(status)
+
+
+def _describe(profile: Profile, spec: ModelSpec) -> str:
+    """Write min/opt/max: of rows, or of shapes where rows are not counted."""
+    rows = profile.rows
+    if spec.batching:
+        return f"{profile.name} {rows.min}/{rows.opt}/{rows.max}"
+    shapes = (
+        f"{name} " + "/".join(map(format_shape, (limits.min, limits.opt, limits.max)))
+        for name, limits in profile.ranges.items()
+    )
+    return f"{profile.name} {', '.join(shapes)}"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
+
+from lanewise.errors import ConfigError
 
 DEFAULT_GRPC_PORT = 8001
 DEFAULT_METRICS_PORT = 8002
 DEFAULT_MAX_MESSAGE_MB = 256
 """Room for six bulk requests of 128 FP16 images of 3x224x224 (38.5 MB) in one."""
 DEFAULT_MAX_QUEUE_REQUESTS = 1024
-DEFAULT_DRAIN_GRACE_S = 30.0
-"""What Kubernetes leaves a container between SIGTERM and SIGKILL."""
+DEFAULT_DRAIN_GRACE_S = 20.0
+"""Kubernetes leaves a container 30 s between SIGTERM and SIGKILL; stopping takes up to 6 s more
+than this, for launches in flight and for responses to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +42,43 @@ class ServerSettings:
     max_message_mb: int = DEFAULT_MAX_MESSAGE_MB
     max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
     drain_grace_s: float = DEFAULT_DRAIN_GRACE_S
+
+
+def require_free_port(option: str, host: str, port: int) -> None:
+    """Check that `host`:`port` can be listened on; it is free again afterwards.
+
+    Args:
+        option: what set the port, for messages.
+        host: an address of this machine, or a name of one.
+        port: 0 for any.
+
+    Raises:
+        ConfigError: it cannot; the message tells a taken port from a wrong address.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As the servers do: connections that linger from an earlier run do not matter.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        raise bind_error(option, host, port, error) from error
+
+
+def bind_error(option: str, host: str, port: int, error: Exception) -> ConfigError:
+    """Make the error that tells why `host`:`port`, set by `option`, cannot be listened on."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, socket.gaierror) or number == errno.EADDRNOTAVAIL:
+        return ConfigError(
+            f"--host {host}: is not an address of this machine; "
+            "give one of its own, or 0.0.0.0 for all of them"
+        )
+    if number == errno.EADDRINUSE:
+        return ConfigError(
+            f"{option} {port}: is in use on {host} by another program; "
+            "stop that one or choose another port, 0 for any"
+        )
+    why = os.strerror(number) if number is not None else str(error)
+    return ConfigError(f"{option} {port}: cannot listen on {host}: {why}; choose another port")

@@ -14,19 +14,23 @@ from typing import Any
 
 import structlog
 
-from lanewise.errors import ConfigError
+from lanewise.config import bind_error
 from lanewise.scheduler.registry import ModelRegistry
 
 _log = structlog.get_logger(__name__)
 
 _POLL_S = 0.1
 _TEXT = "text/plain; charset=utf-8"
+_METHODS = "GET, HEAD"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"  # the one format every scraper takes
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether requests are taken, and a line of text for each model that says why or why not."""
+    """Whether requests are taken, and a line of text for each model that says why or why not.
+
+    A reason of several lines is cut after the first; the log has all of it.
+    """
 
     ready: bool
     models: tuple[str, ...]
@@ -34,11 +38,7 @@ class Readiness:
 
 def readiness_of(registry: ModelRegistry) -> Readiness:
     """Tell whether every model is ready, and the state of each. May be called from any thread."""
-    lines = tuple(
-        f"{model.name} {model.version} {model.state.value}"
-        + (f": {model.reason}" if model.reason else "")
-        for model in registry
-    )
+    lines = tuple(f"{model.title} {model.condition.splitlines()[0]}" for model in registry)
     return Readiness(registry.is_ready, lines)
 
 
@@ -47,6 +47,8 @@ class _Reply:
     status: HTTPStatus
     content_type: str
     body: bytes
+    allow: str = ""
+    """The header of that name; left out if empty."""
 
 
 class HttpEndpoint:
@@ -87,10 +89,7 @@ class HttpEndpoint:
         try:
             self._server = _Server(self._host, self._port, self._routes)
         except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"--metrics-port {self._port}: cannot listen on {self._host}: {error}; "
-                "free the port or choose another one, 0 for any"
-            ) from error
+            raise bind_error("--metrics-port", self._host, self._port, error) from error
         self._port = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="http-endpoint", daemon=True
@@ -139,6 +138,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what the base class refuses: other methods, and what is no HTTP request."""
+        self.close_connection = True
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            text = f"method {self.command} is not allowed; there is: {_METHODS}\n"
+            reply = _Reply(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, text.encode(), _METHODS)
+        else:
+            # Otherwise the base class takes what it could not read for HTTP/0.9, and answers
+            # without a status line.
+            self.request_version = self.protocol_version
+            status = HTTPStatus(code)
+            reply = _Reply(status, _TEXT, f"{message or status.phrase}\n".encode())
+        self._send(reply)
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         _log.debug("http", client=self.address_string(), line=format % args)
 
@@ -155,7 +168,12 @@ class _Handler(BaseHTTPRequestHandler):
             return _Reply(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"internal error, see the log\n")
 
     def _send(self, reply: _Reply) -> None:
-        self.send_response(reply.status)
+        self.log_request(reply.status)
+        # Not send_response: it names this library and the version of Python.
+        self.send_response_only(reply.status)
+        self.send_header("Date", self.date_time_string())
+        if reply.allow:
+            self.send_header("Allow", reply.allow)
         self.send_header("Content-Type", reply.content_type)
         self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()

@@ -18,6 +18,7 @@ from lanewise_client.metadata import parse_model_metadata
 
 READ_TIMEOUT_S = 10.0
 READY = "ready"
+_UNITS = ("B", "KiB", "MiB", "GiB")
 
 
 def inspect_path(path: Path, backend: str | None, console: Console) -> bool:
@@ -56,7 +57,8 @@ def inspect_server(address: str, console: Console) -> bool:
             _print_heading(model.name, model.version, console)
             if model.state != READY:
                 all_ready = False
-                _print_problem(f"{model.state} {model.reason}".rstrip(), console)
+                reason = f": {model.reason}" if model.reason else ""
+                _print_problem(f"{model.state}{reason}", console)
                 continue
             _print_model(client.model_metadata(model.name, model.version), console)
             _print_lanes(client.lanes(model.name, model.version), console)
@@ -64,7 +66,7 @@ def inspect_server(address: str, console: Console) -> bool:
 
 
 def _print_heading(name: str, version: str, console: Console) -> None:
-    console.print(f"\nmodel {name}, version {version}", style="bold", highlight=False)
+    console.print(f"\nmodel {name}, version {version or '-'}", style="bold", highlight=False)
 
 
 def _print_problem(text: str, console: Console) -> None:
@@ -106,8 +108,8 @@ def _print_lanes(model: ModelLanes, console: Console) -> None:
             _share(counted.padded_rows - counted.rows, counted.padded_rows),
             _mean_ms(counted.queue_ns, counted.requests),
             _mean_ms(counted.execution_ns, counted.launches),
-            _mebibytes(lane.host_bytes),
-            _mebibytes(lane.device_bytes),
+            _size(lane.host_bytes),
+            _size(lane.device_bytes),
         )
     console.print(lanes)
     console.print(f"{model.waiting_requests} requests wait", highlight=False)
@@ -132,5 +134,9 @@ def _mean_ms(total_ns: int, count: int) -> str:
     return f"{total_ns / count / NS_PER_MS:.2f} ms" if count else "-"
 
 
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+def _size(count: int) -> str:
+    """Write a number of bytes in the largest unit of which it is at least one; - for none."""
+    if not count:
+        return "-"
+    unit = min((count.bit_length() - 1) // 10, len(_UNITS) - 1)
+    return f"{count / 2 ** (10 * unit):.4g} {_UNITS[unit]}"

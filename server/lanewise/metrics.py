@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from lanewise import __version__
 from lanewise.clock import NS_PER_S
-from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.registry import ModelRegistry, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus
 
 _NS_PER_US = 1_000
@@ -163,7 +163,7 @@ class Metrics(Collector):
             "lanewise_model_ready",
             "Whether the model takes requests",
             _MODEL,
-            [((m.name, m.version), m.state is ModelState.READY) for m in models],
+            [((m.name, m.version), m.is_ready) for m in models],
         )
         yield _gauge(
             "nv_inference_pending_request_count",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -24,11 +25,18 @@ def _require_entries(entries: tuple[object, ...]) -> tuple[object, ...]:
     return entries
 
 
+def _require_capability(text: str) -> str:
+    if not re.fullmatch(r"[0-9]+\.[0-9]", text):
+        raise PydanticCustomError("capability", 'must be a compute capability such as "8.9"')
+    return text
+
+
 NonEmpty = AfterValidator(_require_entries)
 
 # TOML lists become tuples; their numbers stay strict, so 1.5 or true is no dimension.
 Dims = Annotated[tuple[int, ...], Field(strict=False)]
 DelayMs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ComputeCapability = Annotated[str, AfterValidator(_require_capability)]
 
 
 class Table(BaseModel):
@@ -67,6 +75,30 @@ class OnnxRuntimeSettings(Table):
     threads: Annotated[int, Field(ge=1)] | None = None
 
 
+class TensorRTSettings(Table):
+    """The table [tensorrt], for backends "tensorrt" and "tensorrt-rtx".
+
+    Attributes:
+        runners: how many runners a profile has, by its name; 1 for those not named.
+        workspace_mib: scratch memory that a layer may use, in units of 2^20 bytes; None for
+            all there is. Read when a plan is built.
+        optimization_level: from 0, built fast, to 5, built long; None for TensorRT's
+            default. Read when a plan is built.
+        compute_capabilities: devices that TensorRT-RTX builds for, such as "8.9"; empty for
+            all it supports from 8.0 on. Read when a plan is built.
+        allow_host_code: whether a plan may bring code that runs on the host, as
+            version-compatible plans do. Only for plans from a source that is trusted.
+    """
+
+    BUILD_KEYS: ClassVar = ("workspace_mib", "optimization_level", "compute_capabilities")
+
+    runners: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    workspace_mib: Annotated[int, Field(ge=1)] | None = None
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
+    compute_capabilities: Annotated[tuple[ComputeCapability, ...], Field(strict=False)] = ()
+    allow_host_code: bool = False
+
+
 class ModelSettings(Table):
     """A whole model.toml; the defaults are those of a model without one.
 
@@ -79,6 +111,7 @@ class ModelSettings(Table):
     max_queue_delay_ms: DelayMs = 2.0
     profiles: Profiles | None = None
     onnxruntime: OnnxRuntimeSettings = Field(default_factory=OnnxRuntimeSettings)
+    tensorrt: TensorRTSettings = Field(default_factory=TensorRTSettings)
 
 
 def read_model_settings(path: Path) -> ModelSettings:
@@ -141,12 +174,22 @@ def _describe(problem: ErrorDetails, table: type[Table]) -> str:
     location = problem["loc"]
     key = _key_path(location)
     if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(_keys_allowed_beside(table, location))
-        return f"{key}: unknown key; allowed here: {allowed}"
+        known = _keys_allowed_beside(table, location)
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        guess = f"did you mean '{near[0]}'? " if near else ""
+        return f"{key}: unknown key; {guess}allowed here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{key}: is missing"
     wanted = _WANTED.get(problem["type"], problem["msg"].replace("Input should be", "must be"))
+    if problem["type"] == "tuple_type" and (sizes := _read_sizes(problem["input"])):
+        wanted += f", such as {sizes}"
     return f"{key}: is {_show(problem['input'])}, but {wanted}"
+
+
+def _read_sizes(value: object) -> list[int]:
+    """Get the sizes from a shape written as text, such as "1x8"; empty if it is none."""
+    text = value if isinstance(value, str) else ""
+    return [int(size) for size in re.findall(r"-?[0-9]+", text)]
 
 
 def _key_path(location: tuple[int | str, ...]) -> str:

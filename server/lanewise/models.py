@@ -73,10 +73,8 @@ class ModelSpec:
 
     def find_profile(self, name_or_index: str | int) -> Profile | None:
         """Get the profile of that name, or else of that index; None if there is none."""
-        for profile in self.profiles:
-            if profile.name == name_or_index:
-                return profile
         text = str(name_or_index)
-        if text.isascii() and text.isdigit() and int(text) < len(self.profiles):
-            return self.profiles[int(text)]
+        for profile in self.profiles:
+            if text in (profile.name, str(profile.index)):  # no name is a number
+                return profile
         return None

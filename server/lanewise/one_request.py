@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,13 +42,16 @@ def infer(
         console: is printed to.
 
     Raises:
-        ConfigError: an input cannot be read or made.
+        ConfigError: an input cannot be read or made, or `save_to` not be written; nothing
+            was sent.
         lanewise_client.ServingError: the server gave no outputs; it says why.
     """
     with Client(address, timeout_s=timeout_s) as client:
         metadata = client.model_metadata(model, version)
         datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
         arrays = {name: _read(name, text, datatypes) for name, text in inputs.items()}
+        if save_to is not None:
+            _make_writable(save_to)
         started_ns = time.perf_counter_ns()
         result = client.infer(model, arrays, version=version, profile=profile)
         latency_ms = (time.perf_counter_ns() - started_ns) / 1e6
@@ -61,8 +65,26 @@ def infer(
         console.print(f"{name} {array.dtype} {list(array.shape)}", style="bold", highlight=False)
         console.print(np.array2string(array, threshold=40, precision=5), markup=False)
         if save_to is not None:
-            save_to.mkdir(parents=True, exist_ok=True)
-            np.save(save_to / f"{name}.npy", array)
+            _save(array, save_to / f"{name}.npy")
+
+
+def _make_writable(folder: Path) -> None:
+    """Make `folder` if it is missing, and try whether files can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--output-dir {folder}: cannot be written: {error.strerror}; nothing was sent"
+        ) from error
+
+
+def _save(array: Array, file: Path) -> None:
+    try:
+        np.save(file, array)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def _read(name: str, text: str, datatypes: Mapping[str, str]) -> Array:

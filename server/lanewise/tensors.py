@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
@@ -69,11 +69,16 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output as the model declares it; a DYNAMIC dimension may have any size."""
+    """One input or output as the model declares it; a DYNAMIC dimension may have any size.
+
+    Attributes:
+        rows_name: what the model calls its dynamic dimension 0; empty if it has no name.
+    """
 
     name: str
     dtype: DType
     shape: Shape
+    rows_name: str = field(default="", compare=False)
 
     @property
     def has_dynamic_rows(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,13 @@ class ComputingFactory(RunnerFactory, Protocol):
         """Make a model without batching: X FP32 [-1] to Y INT64 [1, nonzero elements of X]."""
         ...
 
+    def find(self, folder: Path, settings: ModelSettings) -> LoadedModel:
+        """Make a model X FP32 [-1, 2] to Y INT64 [-1, 2]: the places where X is not 0.
+
+        Its dynamic dimensions 0 have different names.
+        """
+        ...
+
     def lookup(self, folder: Path, settings: ModelSettings) -> LoadedModel:
         """Make a model X INT64 [-1] to Y FP32 [-1] that fails where X is not 0 or 1.
 
@@ -71,6 +79,18 @@ class OnnxRuntimeFactory:
             [helper.make_node("NonZero", ["X"], ["Y"])],
             [tensor("X", DType.FP32, (DYNAMIC,))],
             [tensor("Y", DType.INT64, (1, DYNAMIC))],
+        )
+        return load(file, settings)
+
+    def find(self, folder, settings):
+        file = save_onnx(
+            folder / "find.onnx",
+            [
+                helper.make_node("NonZero", ["X"], ["places"]),
+                helper.make_node("Transpose", ["places"], ["Y"]),
+            ],
+            [tensor("X", DType.FP32, (DYNAMIC, 2), "N")],
+            [tensor("Y", DType.INT64, (DYNAMIC, 2), "found")],
         )
         return load(file, settings)
 
@@ -104,7 +124,35 @@ class SimulatedFactory:
         return load(save_simulated_echo(folder / "echo.sim.toml", inputs, unused), settings)
 
 
-FACTORIES: tuple[RunnerFactory, ...] = (OnnxRuntimeFactory(), SimulatedFactory())
+@dataclass(frozen=True)
+class TensorRTFactory:
+    """TensorRT-RTX on the device of this machine; plans are built and cached as in service."""
+
+    name: str = "tensorrt-rtx"
+    dtypes: frozenset[DType] = frozenset(
+        {DType.BOOL, DType.INT32, DType.INT64, DType.FP16, DType.BF16, DType.FP32}
+    )
+    computes: bool = False
+
+    def echo(self, folder, inputs, unused, settings):
+        file = save_onnx_echo(folder / "echo.onnx", inputs, unused)
+        return load(file, settings.model_copy(update={"backend": self.name}))
+
+
+def _device_factories() -> tuple[RunnerFactory, ...]:
+    """A factory for what this machine can run beyond the CPU."""
+    if not importlib.util.find_spec("tensorrt_rtx") or not importlib.util.find_spec("cuda"):
+        return ()
+    from lanewise.memory.device import device_count
+
+    return (TensorRTFactory(),) if device_count() else ()
+
+
+FACTORIES: tuple[RunnerFactory, ...] = (
+    OnnxRuntimeFactory(),
+    SimulatedFactory(),
+    *_device_factories(),
+)
 
 
 def load(file: Path, settings: ModelSettings) -> LoadedModel:

@@ -310,3 +310,17 @@ def test_a_closed_runner_is_out_of_service(factory, tmp_path):
 
     with pytest.raises(RunnerLost):
         runner.run(batch_of(1, X=[random_array(DType.FP32, (1, 3))]))
+
+
+@every_computing_backend
+def test_outputs_that_cannot_be_cut_into_rows_fail_already_at_warm_up(factory, tmp_path):
+    model = factory.find(tmp_path, ModelSettings(batching=True))
+    runner = model.runners[-1]
+
+    with pytest.raises(ExecutionFailed, match="batching = false"):
+        runner.warm_up()
+
+
+@every_computing_backend
+def test_rows_that_the_model_gives_different_names_are_not_stacked(factory, tmp_path):
+    assert not factory.find(tmp_path, ModelSettings()).spec.batching

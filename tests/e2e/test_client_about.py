@@ -119,7 +119,7 @@ def test_a_route_is_explained_for_the_shapes_and_profile_asked_for(call, profile
         reason=f"echo X [2, 3] profile={sent!r}",
         rows=2,
         candidates=(Candidate(0, "online", admits=True, reason="fits"),),
-        launches=(PlannedLaunch("online", first_row=0, rows=2, padded_rows=4),),
+        launches=(PlannedLaunch(1, "online", first_row=0, rows=2, padded_rows=4),),
     )
 
 

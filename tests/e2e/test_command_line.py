@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.models import profile_entry, save_simulated_echo, tensor
 from helpers.serving import DIGITS, SIMULATED, server_process
 from helpers.serving import _environment as environment
-from lanewise_client import Client, Unavailable
+from lanewise_client import Client, Draining, Unavailable
 
 
 def lanewise(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -81,6 +85,66 @@ def test_infer_tells_the_servers_reason_and_exits_with_1(digits_server):
     assert "Traceback" not in done.stderr
 
 
+def test_infer_into_a_folder_that_cannot_be_written_sends_nothing(digits_server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with Client(digits_server.address, timeout_s=30) as client:
+        before = client.lanes("digits").lanes
+        done = lanewise(
+            "infer", "digits", "--url", digits_server.address, "--input", "X=1,3,28,28",
+            "--output-dir", tmp_path / "file" / "out",
+        )  # fmt: skip
+        assert client.lanes("digits").lanes == before
+    assert done.returncode == 1
+    assert "--output-dir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_infer_refuses_an_input_given_twice():
+    done = lanewise("infer", "digits", "--input", "X=1,3,28,28", "--input", "X=2,3,28,28")
+    assert done.returncode == 2
+    assert "--input X=... is given twice" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "suggested"),
+    [
+        ("http://localhost:8001", "localhost:8001"),
+        ("grpc://localhost:8001/", "localhost:8001"),
+        ("localhost", "localhost:8001"),
+        ("https://example.com", "example.com:8001"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_with_what_was_meant(url, suggested):
+    done = lanewise("infer", "digits", "--url", url, "--input", "X=1,3,28,28")
+    assert done.returncode == 2
+    assert "--url" in done.stderr
+    assert f"did you mean {suggested}?" in " ".join(done.stderr.split())
+
+
+def test_inspect_of_a_url_asks_for_an_address():
+    done = lanewise("inspect", "http://localhost:8001")
+    assert done.returncode == 2
+    assert "did you mean localhost:8001?" in " ".join(done.stderr.split())
+
+
+def test_the_http_port_taken_for_the_grpc_port_is_recognised(digits_server):
+    address = digits_server.http.removeprefix("http://")
+    done = lanewise("infer", "digits", "--url", address, "--input", "X=1,3,28,28")
+    assert done.returncode == 1
+    assert "this port speaks HTTP" in done.stderr
+
+
+def test_inspect_marks_a_model_without_a_version_and_warns_apart_from_what_it_shows(tmp_path):
+    shutil.copytree(DIGITS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "README.md").write_text("")
+    shown = lanewise("inspect", tmp_path)
+    assert shown.returncode == 1
+    assert f"model empty, version -\ncannot be served: {tmp_path / 'empty'}: " in shown.stdout
+    assert "README.md" not in shown.stdout
+    assert "path ignored" in shown.stderr
+
+
 @pytest.mark.parametrize("option", ["--grpc-port", "--metrics-port"])
 def test_a_taken_port_is_an_error_that_names_the_option(option):
     with socket.socket() as taken:
@@ -92,8 +156,10 @@ def test_a_taken_port_is_an_error_that_names_the_option(option):
             "serve", DIGITS, "--host", "127.0.0.1", *(x for pair in ports.items() for x in pair)
         )
     assert done.returncode == 1
-    assert option in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines() == [
+        f"lanewise: {option} {ports[option]}: is in use on 127.0.0.1 by another program; "
+        "stop that one or choose another port, 0 for any"
+    ]
 
 
 def test_a_missing_path_is_an_error_that_shows_the_layout(tmp_path):
@@ -128,3 +194,86 @@ def test_sigterm_finishes_what_waits_and_exits_with_0():
     assert outcomes.count("unavailable") == 8
     assert [entry["event"] for entry in log if entry["level"] == "error"] == []
     assert [entry["event"] for entry in log][-1] == "stopped"
+    assert "dropped" not in log[-1]
+
+
+def test_the_log_tells_the_shapes_of_profiles_without_batching(tmp_path):
+    shutil.copy(DIGITS / "digits" / "1" / "model.onnx", tmp_path)
+    (tmp_path / "model.toml").write_text("batching = false\n")
+    with server_process(tmp_path / "model.onnx") as server:
+        (ready,) = [entry for entry in server.log if entry["event"] == "model ready"]
+    assert ready["profiles"] == [
+        "default X [1, 3, 28, 28]/[4, 3, 28, 28]/[32, 3, 28, 28]",
+    ]
+
+
+def endless_model(folder: Path, **latency: str) -> Path:
+    """A model file whose executions take a minute, but for those of the row counts given."""
+    return save_simulated_echo(
+        folder / "slow.sim.toml",
+        [tensor("X")],
+        profiles=profile_entry("only", X=[(1, 3), (1, 3), (3, 3)]),
+        latency_ms=60_000.0,
+        **latency,
+    )
+
+
+SLOW_AT_2_ROWS = "only = { rows = [1, 2, 3], ms = [0.0, 60000.0, 0.0] }"
+"""Not what a warm-up executes."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_model_warms_up_ends_the_server_without_waiting_for_it(tmp_path, number):
+    with server_process(endless_model(tmp_path), until="loading model") as server:
+        status, log = server.stop(number)
+    assert status == 0
+    assert [entry["event"] for entry in log] == ["draining", "stopped"]
+    assert log[0]["hint"] == "a second signal stops at once"
+    assert "listening" in [entry["event"] for entry in server.log]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_stops_at_once_and_tells_how_many_requests_it_dropped(
+    tmp_path, number, expected
+):
+    model = endless_model(tmp_path, more_latency=SLOW_AT_2_ROWS)
+    with (
+        server_process(model) as server,
+        Client(server.address, timeout_s=30) as client,
+        ThreadPoolExecutor(1) as sender,
+    ):
+        sent = sender.submit(client.infer, "slow", {"X": np.zeros((2, 3), np.float32)})
+        wait_for_launch(client, "slow")
+        server.process.send_signal(signal.SIGTERM)
+        draining = server.read_until("draining")
+        status, log = server.stop(number)
+        assert isinstance(sent.exception(timeout=30), Unavailable)
+    assert draining["waiting"] == 0
+    assert status == expected
+    assert [(entry["event"], entry.get("dropped")) for entry in log] == [("stopping at once", 1)]
+
+
+def test_requests_that_outlast_the_grace_period_are_counted_when_the_server_stops(tmp_path):
+    latency = SLOW_AT_2_ROWS.replace("60000.0", "1000.0")
+    model = endless_model(tmp_path, more_latency=latency)
+    rows = {"X": np.zeros((2, 3), np.float32)}
+    with (
+        server_process(model, "--drain-grace-s", "0") as server,
+        Client(server.address, timeout_s=30) as client,
+        ThreadPoolExecutor(2) as senders,
+    ):
+        running = senders.submit(client.infer, "slow", rows)
+        wait_for_launch(client, "slow")
+        waiting = senders.submit(client.infer, "slow", rows)
+        while not client.lanes("slow").waiting_requests:
+            time.sleep(0.001)
+        status, log = server.stop()
+        assert running.result(timeout=30)["echo_X"].shape == (2, 3)
+        assert isinstance(waiting.exception(timeout=30), Draining)
+    assert status == 0
+    assert (log[-1]["event"], log[-1]["dropped"]) == ("stopped", 1)
+
+
+def wait_for_launch(client: Client, model: str) -> None:
+    while all(lane.state.value == "idle" for lane in client.lanes(model).lanes):
+        time.sleep(0.001)

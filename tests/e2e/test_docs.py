@@ -6,22 +6,33 @@ import contextlib
 import io
 import re
 import shutil
+import urllib.request
 
+import grpc
+import numpy as np
 import pytest
 
 from helpers.serving import DIGITS, REPOSITORY, server_process
 from lanewise.engine.repository import find_models
 from lanewise.model_settings import read_model_settings
+from lanewise.rpc.server import INFERENCE_SERVICE
+from lanewise_client import Client, ServingError
 
 README = REPOSITORY / "README.md"
 GUIDE = REPOSITORY / "docs" / "client.md"
+METRICS = REPOSITORY / "docs" / "metrics.md"
 ADDRESS_IN_TEXTS = "localhost:8001"
 
 
 @pytest.fixture(scope="module")
-def address():
+def server():
     with server_process(DIGITS) as server:
-        yield server.address
+        yield server
+
+
+@pytest.fixture(scope="module")
+def address(server):
+    return server.address
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -61,6 +72,47 @@ def test_the_model_settings_of_the_readme_serve_the_example(tmp_path):
         (ready,) = [entry for entry in server.log if entry["event"] == "model ready"]
 
     assert ready["profiles"] == ["online 1/1/1", "dynamic 1/4/32"]
+
+
+def test_the_client_guide_tells_of_every_call_whether_it_is_offered(address):
+    rows = re.findall(r"^\| (`[A-Z].*?`) \| (\w+)", GUIDE.read_text(), re.MULTILINE)
+    told = {call: word == "offered" for cell, word in rows for call in re.findall(r"\w+", cell)}
+    calls = [method.name for method in INFERENCE_SERVICE.methods]
+    path = f"/{INFERENCE_SERVICE.full_name}/"
+
+    with grpc.insecure_channel(address) as channel:
+        offered = {call: is_offered(channel, path + call) for call in calls}
+
+    assert {call: word for call, word in told.items() if call in offered} == offered
+
+
+def is_offered(channel: grpc.Channel, path: str) -> bool:
+    try:
+        list(channel.stream_stream(path)(iter([b""])))
+    except grpc.RpcError as error:
+        return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+    return True
+
+
+def test_the_page_of_metrics_lists_what_the_server_exports_with_type_and_labels(server):
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| ([\w, ]*)\|", METRICS.read_text(), re.MULTILINE)
+    listed = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+    with Client(server.address, timeout_s=30) as client, contextlib.suppress(ServingError):
+        client.infer("nothing", {"X": np.zeros(1, np.float32)})
+    with urllib.request.urlopen(f"{server.http}/metrics") as response:
+        text = response.read().decode()
+
+    exported = {
+        name: (kind, labels_of(name, text))
+        for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
+    }
+    assert listed == exported
+
+
+def labels_of(metric: str, text: str) -> set[str]:
+    """Get the label names of a metric's first sample, but for a histogram's own."""
+    sample = re.search(rf"^{metric}(?:_bucket)?(?:{{(.*)}})? ", text, re.MULTILINE)
+    return set(re.findall(r'(\w+)="', sample[1] or "")) - {"le"}
 
 
 def test_every_command_of_the_readme_exists():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import random
 
 import grpc
@@ -8,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from helpers.rpc import EchoLanes, in_event_loop, infer_request, registry_of, serving
+from helpers.serving import SIMULATED, address_of, running_app
 from lanewise.rpc.health import HEALTH_SERVICE
 from lanewise.rpc.reflection import REFLECTION_SERVICE
 from lanewise.rpc.server import INFERENCE_SERVICE, LANE_SERVICE
@@ -86,3 +88,49 @@ async def test_no_bytes_upset_the_server(method):
     assert ends <= HONEST
     assert [line for line in logs if line["log_level"] == "error"] == []
     assert response.id == "still here"
+
+
+def fuzzed_explain(source):
+    shape = [source.choice([-(2**62), -1, 0, 1, 7, 128, 513, 10**8, 2**62]) for _ in range(2)]
+    return lanes_pb2.ExplainRouteRequest(
+        name="encoder",
+        inputs=[
+            {"name": source.choice(["token_ids", "Z"]), "shape": shape[: source.randint(0, 2)]}
+        ],
+        profile=source.choice(["", "0", "-1", "99", "9" * 5000, "online-short", "\x00"]),
+    ).SerializeToString()
+
+
+def fuzzed_infer(source):
+    shape = [source.choice([-1, 0, 1, 2, 9, 600]), source.choice([-1, 0, 1, 33, 513])]
+    elements = max(0, shape[0]) * max(0, shape[1]) + source.choice([0, 0, 0, 1])
+    request = pb.ModelInferRequest(
+        model_name=source.choice(["encoder", "encoder", "encoder", "x"]),
+        inputs=[{"name": "token_ids", "datatype": "INT32", "shape": shape}],
+        raw_input_contents=[bytes(4 * elements)],
+    )
+    if source.random() < 0.5:
+        request.parameters["profile"].string_param = source.choice(["9" * 5000, "1", "x"])
+    return request.SerializeToString()
+
+
+def test_no_request_upsets_real_lanes():
+    source = random.Random(11)
+
+    async def scenario():
+        async with (
+            running_app(SIMULATED) as app,
+            grpc.aio.insecure_channel(address_of(app)) as channel,
+        ):
+            explain = LANE_SERVICE.methods_by_name["ExplainRoute"]
+            infer = INFERENCE_SERVICE.methods_by_name["ModelInfer"]
+            ends = set()
+            with capture_logs() as logs:
+                for _ in range(300):
+                    ends.add(await status_of(channel, explain, fuzzed_explain(source)))
+                    ends.add(await status_of(channel, infer, fuzzed_infer(source)))
+        assert ends <= HONEST
+        assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= ends
+        assert [line for line in logs if line["log_level"] == "error"] == []
+
+    asyncio.run(scenario())

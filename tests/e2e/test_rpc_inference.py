@@ -218,6 +218,35 @@ async def test_what_the_lanes_refuse_reaches_the_caller_with_its_reason(error, c
     assert refusal == (code, type(error).__name__, error.message)
 
 
+@in_event_loop
+async def test_an_empty_name_is_refused_with_the_field_that_lacks_it():
+    async with serving(registry_of(EchoLanes())) as server:
+        infer = await refusal_of(server.inference.ModelInfer(pb.ModelInferRequest()))
+        ready = await refusal_of(server.inference.ModelReady(pb.ModelReadyRequest()))
+
+    assert infer == (
+        "NOT_FOUND", "ModelNotFound", "model_name is empty; this server has: 'echo'",
+    )  # fmt: skip
+    assert ready[2] == "name is empty; this server has: 'echo'"
+
+
+@in_event_loop
+async def test_a_model_without_a_version_is_listed_and_says_so():
+    registry = registry_of()
+    registry.add(ServedModel("empty", "", ModelState.FAILED, "has no version"))
+
+    async with serving(registry) as server:
+        index = await server.inference.RepositoryIndex(pb.RepositoryIndexRequest())
+        refusal = await refusal_of(
+            server.inference.ModelInfer(pb.ModelInferRequest(model_name="empty"))
+        )
+
+    assert [(m.name, m.version, m.reason) for m in index.models] == [
+        ("empty", "", "has no version")
+    ]
+    assert refusal[2] == "model 'empty' did not load: has no version"
+
+
 @pytest.mark.parametrize(
     ("state", "lanes", "code", "reason", "text"),
     [

@@ -184,7 +184,9 @@ class Lanes(lanes_pb2_grpc.LaneServiceServicer):
                 lanes_pb2.Candidate(profile_index=0, profile="online", admits=True, reason="fits")
             ],
             launches=[
-                lanes_pb2.PlannedLaunch(profile="online", first_row=0, rows=2, padded_rows=4)
+                lanes_pb2.PlannedLaunch(
+                    lane_id=1, profile="online", first_row=0, rows=2, padded_rows=4
+                )
             ],
         )
 

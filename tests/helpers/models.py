@@ -48,8 +48,13 @@ class InstantClock:
         self.blocked_ns.append(duration_ns)
 
 
-def tensor(name: str, dtype: DType = DType.FP32, shape: Shape = (DYNAMIC, 3)) -> TensorSpec:
-    return TensorSpec(name, dtype, shape)
+def tensor(
+    name: str,
+    dtype: DType = DType.FP32,
+    shape: Shape = (DYNAMIC, 3),
+    rows_name: str = "rows",
+) -> TensorSpec:
+    return TensorSpec(name, dtype, shape, rows_name)
 
 
 def save_onnx(
@@ -154,7 +159,7 @@ def contents(array: Array) -> tuple[str, Shape, object]:
 
 def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
     shape = [
-        ("rows" if dim == 0 else None) if size == DYNAMIC else size
+        ((spec.rows_name or None) if dim == 0 else None) if size == DYNAMIC else size
         for dim, size in enumerate(spec.shape)
     ]
     return helper.make_tensor_value_info(spec.name, ONNX_TYPES[spec.dtype], shape)

@@ -93,6 +93,8 @@ class EchoLanes:
     arrivals: asyncio.Queue[Submission] = field(default_factory=asyncio.Queue)
     cancellations: asyncio.Queue[Submission] = field(default_factory=asyncio.Queue)
 
+    lost_profiles: tuple[str, ...] = ()
+
     @property
     def waiting_requests(self) -> int:
         return 7
@@ -151,7 +153,7 @@ class EchoLanes:
                 CandidateReport(NARROW, False, "too many rows"),
                 CandidateReport(WIDE, True, "fits"),
             ),
-            launches=(PlannedLaunch(WIDE, 0, rows, rows + 1),),
+            launches=(PlannedLaunch(0, WIDE, 0, rows, rows + 1),),
         )
 
 

@@ -42,29 +42,44 @@ def address_of(app: App) -> str:
 
 @dataclass
 class ServerProcess:
-    """`lanewise serve` as a process; `log` holds the entries up to "serving"."""
+    """`lanewise serve` as a process; `log` holds the entries read so far."""
 
     process: subprocess.Popen[str]
     log: list[dict[str, object]]
 
     @property
     def address(self) -> str:
-        return str(self.log[-1]["grpc"])
+        return str(self._listening["grpc"])
 
     @property
     def http(self) -> str:
-        return f"http://{self.log[-1]['http']}"
+        return f"http://{self._listening['http']}"
 
-    def stop(self) -> tuple[int, list[dict[str, object]]]:
-        """Send SIGTERM and wait; get the exit status and the rest of the log."""
-        self.process.send_signal(signal.SIGTERM)
-        _, rest = self.process.communicate(timeout=30)
-        return self.process.returncode, [json.loads(line) for line in rest.splitlines()]
+    @property
+    def _listening(self) -> dict[str, object]:
+        return next(entry for entry in self.log if entry["event"] == "listening")
+
+    def read_until(self, event: str) -> dict[str, object]:
+        """Read the log up to and with the entry of that event."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(json.loads(line))
+            if self.log[-1]["event"] == event:
+                return self.log[-1]
+        raise AssertionError(f"no {event!r} in {self.log}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, list[dict[str, object]]]:
+        """Send a signal and wait; get the exit status and the rest of the log."""
+        self.process.send_signal(number)
+        assert self.process.stderr is not None
+        # Not communicate(), which would miss what has been read ahead.
+        rest = [json.loads(line) for line in self.process.stderr]
+        return self.process.wait(timeout=30), rest
 
 
 @contextmanager
-def server_process(path: Path, *arguments: str) -> Iterator[ServerProcess]:
-    """Start `lanewise serve` on free ports and wait until it serves; killed at the end."""
+def server_process(path: Path, *arguments: str, until: str = "serving") -> Iterator[ServerProcess]:
+    """Start `lanewise serve` on free ports and wait for an event; killed at the end."""
     command = [
         *(sys.executable, "-m", "lanewise", "serve", str(path), "--host", "127.0.0.1"),
         *("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", *arguments),
@@ -76,14 +91,9 @@ def server_process(path: Path, *arguments: str) -> Iterator[ServerProcess]:
         env=_environment(),
     )
     try:
-        log: list[dict[str, object]] = []
-        assert process.stderr is not None
-        for line in process.stderr:
-            log.append(json.loads(line))
-            if log[-1]["event"] == "serving":
-                break
-        assert log and log[-1]["event"] == "serving", log
-        yield ServerProcess(process, log)
+        server = ServerProcess(process, [])
+        server.read_until(until)
+        yield server
     finally:
         process.kill()
         process.communicate()

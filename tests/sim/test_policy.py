@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from helpers.sim import Simulation, by_profile, mission_model, model, profile
+from lanewise.scheduler.decisions import Expire
+from lanewise.scheduler.request import RequestId
 
 
 def test_idle_device_launches_at_once_in_the_lane_tuned_nearest():
@@ -257,3 +261,96 @@ def test_a_busy_lane_with_room_is_given_full_batches_only():
         "5.000 launch p0 rows=4 padded=4 requests=1,2 preferred",
         "10.000 launch p0 rows=4 padded=4 requests=3 preferred",
     ]
+
+
+def test_no_request_is_held_past_its_deadline():
+    sim = Simulation(mission_model(delay_ms=5), exec_ms=lambda _p, _r: 50.0)
+    sim.arrive(0, rows=128)  # the device is busy, so that others are held
+    sim.arrive(1, rows=2, timeout_ms=4)
+    sim.arrive(10, rows=2, timeout_ms=400)
+    sim.run()
+
+    assert [line for line in sim.log if "dynamic" in line] == [
+        "1.000 launch dynamic rows=2 padded=2 requests=1 deadline",
+        "51.000 launch dynamic rows=2 padded=2 requests=2 idle",
+    ]
+
+
+def test_bulk_work_that_piles_up_closes_no_other_lane():
+    sim = Simulation(mission_model(), exec_ms=lambda _p, _r: 10.0, max_queue_requests=2)
+    for _ in range(4):
+        sim.arrive(0, rows=128)
+    single = sim.arrive(1, rows=1)
+
+    sim.run()
+
+    assert sim.log[1] == "0.000 reject 3 QueueFull"
+    assert sim.ends[single] == ["complete"]
+
+
+def test_a_large_request_takes_turns_with_those_that_came_after_it():
+    sim = Simulation(model(profile(0, (1, 2, 2))), exec_ms=lambda _p, _r: 1.0)
+    sim.arrive(0, rows=8)
+    for _ in range(2):
+        sim.arrive(0.5, rows=2)
+
+    sim.run()
+
+    assert [line.split("requests=")[1].split()[0] for line in sim.log if "launch" in line] == list(
+        "001200"
+    )
+
+
+def test_a_request_larger_than_a_launch_is_not_cut_to_fill_another():
+    sim = Simulation(model(profile(0, (1, 4, 4))), exec_ms=lambda _p, _r: 10.0)
+    sim.arrive(0, rows=4)
+    sim.arrive(1, rows=2)
+    sim.arrive(2, rows=6)
+
+    sim.run()
+
+    assert sim.log[2] == "10.000 launch p0 rows=2 padded=2 requests=1 idle"
+
+
+def test_what_expired_is_told_before_what_arrives_is_launched():
+    sim = Simulation(model(profile(0, (1, 1, 1))), exec_ms=lambda _p, _r: 10.0)
+    sim.arrive(0, rows=1)
+    late = sim.arrive(1, rows=1, timeout_ms=3)
+    core, log = sim.core, []
+    sim.at(0, lambda: log.append(core.next_wakeup_ns()) or [])
+    sim.run()
+
+    assert sim.ends[late] == ["expire"]
+    decisions = core.arrive(
+        replace(sim.requests[0], request_id=RequestId(10), deadline_ns=sim.now_ns + 5), sim.now_ns
+    )
+    assert [type(decision).__name__ for decision in decisions] == ["Launch"]
+    waiting = replace(sim.requests[0], request_id=RequestId(11), deadline_ns=sim.now_ns + 5)
+    assert core.arrive(waiting, sim.now_ns) == []
+    newcomer = replace(sim.requests[0], request_id=RequestId(12))
+    assert core.arrive(newcomer, sim.now_ns + 6) == [Expire(RequestId(11))]
+
+
+def test_queue_and_execution_times_are_summed_over_requests_and_launches():
+    sim = Simulation(model(profile(0, (1, 2, 2))), exec_ms=lambda _p, _r: 10.0)
+    sim.arrive(0, rows=1)
+    sim.arrive(4, rows=1)
+    sim.arrive(6, rows=1)
+
+    sim.run()
+
+    (lane,) = sim.core.lanes
+    assert lane.counters.queue_ns == (0 + 6 + 4) * 1_000_000
+    assert lane.counters.execution_ns == 20 * 1_000_000
+
+
+def test_deadlines_of_requests_that_ended_do_not_pile_up():
+    sim = Simulation(mission_model(), exec_ms=lambda _p, _r: 0.001, max_queue_requests=1000)
+    sim.arrive(0, rows=128, timeout_ms=5000)
+    sim.arrive(0.0001, rows=128, timeout_ms=5000)
+    for i in range(2000):
+        sim.arrive(0.01 * i, rows=1, timeout_ms=9000)
+
+    sim.run()  # the invariants bound them
+
+    assert len(sim.ends_of("complete")) == 2002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 
 import pytest
 from structlog.testing import capture_logs
@@ -80,6 +81,13 @@ def test_not_ready_is_503_and_says_which_model_and_why(endpoint, server):
     )
 
 
+def test_of_a_reason_of_several_lines_the_first_is_told():
+    registry = ModelRegistry()
+    registry.add(ServedModel("digits", "", ModelState.FAILED, "2 problems\n  one\n  two"))
+
+    assert readiness_of(registry).models == ("digits - failed: 2 problems",)
+
+
 def test_a_server_without_models_is_not_ready(endpoint, server):
     server.readiness = readiness_of(ModelRegistry())
 
@@ -109,6 +117,30 @@ def test_head_is_get_without_the_body(endpoint, path):
     assert head_headers["Content-Length"] == headers["Content-Length"] == str(len(body))
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "NONSENSE"])
+def test_other_methods_are_405_and_list_those_there_are(endpoint, method):
+    status, headers, body = ask(endpoint, "/metrics", method)
+
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+    assert headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert body == f"method {method} is not allowed; there is: GET, HEAD\n".encode()
+
+
+def test_what_is_no_http_request_gets_an_answer_that_is_one(endpoint):
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\n")  # how a gRPC client begins
+        answer = connection.makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.0 505 ")
+    assert b"text/plain" in answer
+    assert b"<" not in answer
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/nothing"])
+def test_an_answer_does_not_tell_what_it_was_made_with(endpoint, path):
+    assert "Server" not in ask(endpoint, path)[1]
+
+
 def test_a_failure_inside_is_500_and_leaves_the_endpoint_running(endpoint, server, monkeypatch):
     monkeypatch.setattr(server, "readiness", None)  # has no attribute `ready`
 
@@ -132,7 +164,7 @@ def test_answers_are_not_logged_above_debug(endpoint):
 def test_a_taken_port_is_refused_with_the_setting_to_change(endpoint, server):
     second = HttpEndpoint("127.0.0.1", endpoint.port, bytes, bool, lambda: server.readiness)
 
-    with pytest.raises(ConfigError, match=rf"^--metrics-port {endpoint.port}: .* in use") as raised:
+    with pytest.raises(ConfigError, match=rf"^--metrics-port {endpoint.port}: is in use") as raised:
         second.start()
     assert isinstance(raised.value.__cause__, OSError)
     second.close()

@@ -26,11 +26,13 @@ class Terminal(io.StringIO):
 def put_logging_back():
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
+    grpc_level = logging.getLogger("grpc").level
     with warnings.catch_warnings():
         yield
         logging.captureWarnings(False)
     root.handlers = handlers
     root.setLevel(level)
+    logging.getLogger("grpc").setLevel(grpc_level)
     structlog.reset_defaults()
 
 
@@ -104,12 +106,57 @@ def test_console_lines_are_for_people(capsys):
     assert "\x1b" not in text, "colours only on a terminal"
 
 
-def test_console_keeps_what_a_client_sent_on_one_line(capsys):
+def test_a_console_line_is_short_in_utc_and_keeps_the_order_of_its_facts(capsys):
     configure_logging(format="console")
 
-    log.info("request", request_id="a\nb")
+    log.info("model ready", version="1", model="digits", text="two words")
 
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    line = capsys.readouterr().err
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d \[info\] +model ready version=1 model=digits text='two words'\n", line
+    )
+
+
+def test_the_logger_is_named_when_debugging(capsys):
+    configure_logging(format="console", level="debug")
+
+    log.info("model ready")
+
+    assert "[lanewise.test]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\u2028"])
+def test_what_has_several_lines_is_indented_below_the_console_line(capsys, separator):
+    configure_logging(format="console")
+
+    log.error("model failed", reason=separator.join(["2 problems", "  first", "second"]), model="m")
+
+    first, *block = capsys.readouterr().err.split("\n")
+    assert first.endswith("model failed model=m")
+    assert block == ["    reason: 2 problems", "      first", "    second", ""]
+
+
+@pytest.mark.parametrize("text", ["a\x1b[31mb", "a\rb", "a\x1b[31m\nb"])
+def test_what_a_client_sent_cannot_command_the_terminal(capsys, text):
+    configure_logging(format="console")
+
+    log.info("request", request_id=text)
+
+    shown = capsys.readouterr().err
+    assert "\x1b" not in shown
+    assert "\r" not in shown
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_grpcs_own_lines_are_dropped_below_warning(capsys, level):
+    configure_logging(format="json", level=level)
+
+    logging.getLogger("grpc._cython.cygrpc").info("Loaded running loop")
+    logging.getLogger("grpc.aio").warning("trouble")
+
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == [
+        "trouble"
+    ]
 
 
 def test_auto_is_console_on_a_terminal(capsys, monkeypatch):

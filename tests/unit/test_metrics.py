@@ -33,6 +33,7 @@ class FixedLanes:
 
     lanes: tuple[LaneStatus, ...]
     waiting_requests: int = 0
+    lost_profiles: tuple[str, ...] = ()
     spec: ModelSpec = field(default=SPEC)
 
     def status(self) -> tuple[LaneStatus, ...]:
@@ -250,6 +251,13 @@ def test_only_a_ready_model_is_ready():
     assert [
         state.value for state, value in zip(ModelState, ready.values(), strict=True) if value
     ] == ["ready"]
+
+
+def test_a_model_without_a_version_has_an_empty_one():
+    registry = ModelRegistry()
+    registry.add(ServedModel("digits", "", ModelState.FAILED, "has no version"))
+
+    assert samples(Metrics(registry), "lanewise_model_ready") == {("digits", ""): 0}
 
 
 def test_the_running_version_is_told():

@@ -40,6 +40,12 @@ def test_every_key_is_read(tmp_path):
         max_queue_delay_ms = 3
         [onnxruntime]
         threads = 2
+        [tensorrt]
+        runners = { online = 2 }
+        workspace_mib = 1024
+        optimization_level = 3
+        compute_capabilities = ["8.9", "12.0"]
+        allow_host_code = true
         [[profiles]]
         name = "online"
         tensors.X = { min = [1, 3], opt = [2, 3], max = [4, 3] }
@@ -53,6 +59,13 @@ def test_every_key_is_read(tmp_path):
         "batching": False,
         "max_queue_delay_ms": 3.0,
         "onnxruntime": {"threads": 2},
+        "tensorrt": {
+            "runners": {"online": 2},
+            "workspace_mib": 1024,
+            "optimization_level": 3,
+            "compute_capabilities": ("8.9", "12.0"),
+            "allow_host_code": True,
+        },
         "profiles": (
             {
                 "name": "online",
@@ -69,8 +82,8 @@ def test_every_key_is_read(tmp_path):
     [
         (
             "batch = true",
-            "batch: unknown key; allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, onnxruntime",
+            "batch: unknown key; did you mean 'batching'? allowed here: "
+            "backend, batching, max_queue_delay_ms, profiles, onnxruntime, tensorrt",
         ),
         ("[onnxruntime]\ncores = 1", "onnxruntime.cores: unknown key; allowed here: threads"),
         (
@@ -80,7 +93,8 @@ def test_every_key_is_read(tmp_path):
         (
             "[[profiles]]\n[[profiles]]\n"
             "tensors.min = { min = [1], opt = [1], max = [1], mid = 1 }",
-            "profiles[1].tensors.min.mid: unknown key; allowed here: min, opt, max",
+            "profiles[1].tensors.min.mid: unknown key; "
+            "did you mean 'min'? allowed here: min, opt, max",
         ),
         (
             'backend = "cuda"',
@@ -97,8 +111,8 @@ def test_every_key_is_read(tmp_path):
         ("[profiles]", "profiles: is a table, but must be a list"),
         (
             "tensors = 1",
-            "tensors: unknown key; allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, onnxruntime",
+            "tensors: unknown key; did you mean 'tensorrt'? allowed here: "
+            "backend, batching, max_queue_delay_ms, profiles, onnxruntime, tensorrt",
         ),
         (
             '[[profiles]]\ntensors."a.b" = { min = [1.5], opt = [1], max = [1] }',
@@ -112,7 +126,25 @@ def test_every_key_is_read(tmp_path):
             "[onnxruntime]\nthreads = 0",
             "onnxruntime.threads: is 0, but must be greater than or equal to 1",
         ),
+        (
+            "[[profile]]",
+            "profile: unknown key; did you mean 'profiles'? allowed here: "
+            "backend, batching, max_queue_delay_ms, profiles, onnxruntime, tensorrt",
+        ),
+        (
+            '[[profiles]]\ntensors.X = { min = "1x8", opt = [1, 8], max = [1, 8] }',
+            'profiles[0].tensors.X.min: is "1x8", but must be a list, such as [1, 8]',
+        ),
         ("onnxruntime = 4", "onnxruntime: is 4, but must be a table"),
+        (
+            "[tensorrt]\nrunners = { online = 0 }",
+            "tensorrt.runners.online: is 0, but must be greater than or equal to 1",
+        ),
+        (
+            '[tensorrt]\ncompute_capabilities = ["sm_89"]',
+            'tensorrt.compute_capabilities[0]: is "sm_89", but must be a compute capability '
+            'such as "8.9"',
+        ),
     ],
 )
 def test_what_is_not_allowed_is_refused_with_its_key_and_what_is(tmp_path, text, problem):
@@ -125,7 +157,8 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path):
     assert found == [
         "batching: is 1, but must be true or false",
         "profiles[0].name: is 2, but must be a string",
-        "profiles[1].nam: unknown key; allowed here: name, tensors, max_queue_delay_ms",
+        "profiles[1].nam: unknown key; did you mean 'name'? "
+        "allowed here: name, tensors, max_queue_delay_ms",
     ]
 
 

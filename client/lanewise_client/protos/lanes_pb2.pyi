@@ -141,16 +141,18 @@ class Candidate(_message.Message):
     def __init__(self, profile_index: _Optional[int] = ..., profile: _Optional[str] = ..., admits: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PlannedLaunch(_message.Message):
-    __slots__ = ("profile", "first_row", "rows", "padded_rows")
+    __slots__ = ("profile", "first_row", "rows", "padded_rows", "lane_id")
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     PADDED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    LANE_ID_FIELD_NUMBER: _ClassVar[int]
     profile: str
     first_row: int
     rows: int
     padded_rows: int
-    def __init__(self, profile: _Optional[str] = ..., first_row: _Optional[int] = ..., rows: _Optional[int] = ..., padded_rows: _Optional[int] = ...) -> None: ...
+    lane_id: int
+    def __init__(self, profile: _Optional[str] = ..., first_row: _Optional[int] = ..., rows: _Optional[int] = ..., padded_rows: _Optional[int] = ..., lane_id: _Optional[int] = ...) -> None: ...
 
 class ExplainRouteResponse(_message.Message):
     __slots__ = ("admitted", "reason", "rows", "candidates", "launches")

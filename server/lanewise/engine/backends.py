@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -10,6 +11,7 @@ from typing import Protocol, cast
 from lanewise.clock import Clock
 from lanewise.engine.runner import LoadedModel
 from lanewise.engine.source import ModelSource
+from lanewise.engine.trt.plan_header import read_plan_header
 from lanewise.errors import ConfigError
 from lanewise.model_settings import ModelSettings
 
@@ -37,12 +39,29 @@ class Backend:
         reads: endings of the files it reads.
         module: imported when the backend is chosen, not before.
         install: the extra of this distribution that brings what `module` imports.
+        load: the function of `module` that loads a model.
+        needs: packages, one of which must be installed, beside CUDA and a GPU, for "auto"
+            to choose this backend for an ONNX model; empty if it runs anywhere.
     """
 
     name: str
     reads: tuple[str, ...]
     module: str
     install: str = ""
+    load: str = "load"
+    needs: tuple[str, ...] = ()
+
+    def is_usable(self) -> bool:
+        """Whether "auto" may choose it on this machine. Looks for a GPU only if need be."""
+        if not self.needs:
+            return True
+        if not any(importlib.util.find_spec(package) for package in self.needs):
+            return False
+        if not importlib.util.find_spec("cuda"):
+            return False
+        from lanewise.memory.device import device_count  # noqa: PLC0415 - imports CUDA
+
+        return device_count() > 0
 
     def import_load(self) -> LoadModel:
         """Import the backend.
@@ -51,7 +70,7 @@ class Backend:
             ConfigError: a package it needs is not installed, or does not work.
         """
         try:
-            return cast(LoadModel, importlib.import_module(self.module).load)
+            return cast(LoadModel, getattr(importlib.import_module(self.module), self.load))
         except ImportError as error:
             if not self.install:
                 raise
@@ -61,8 +80,26 @@ class Backend:
             ) from error
 
 
-# "auto" takes the first that reads the file.
+_TRT = "lanewise.engine.trt.backend"
+
+# "auto" takes the first that reads the file and is usable.
 BACKENDS = (
+    Backend(
+        "tensorrt",
+        (".plan", ".onnx"),
+        _TRT,
+        install="tensorrt",
+        load="load_tensorrt",
+        needs=("tensorrt",),  # the one that builds
+    ),
+    Backend(
+        "tensorrt-rtx",
+        (".plan", ".onnx"),
+        _TRT,
+        install="rtx",
+        load="load_rtx",
+        needs=("tensorrt_rtx",),
+    ),
     Backend("onnxruntime", (".onnx",), "lanewise.engine.ort", install="cpu"),
     Backend("simulated", (".sim.toml",), "lanewise.engine.simulated"),
 )
@@ -76,13 +113,18 @@ def model_suffix(file: Path) -> str | None:
 def choose_backend(file: Path, wanted: str) -> Backend:
     """Get the backend named `wanted`, or for "auto" the one for this kind of file.
 
+    A plan goes to the edition of TensorRT that built it; an ONNX model to TensorRT if that
+    is installed and there is a GPU, and otherwise to ONNX Runtime.
+
     Raises:
         ConfigError: this build has no such backend, or it does not read `file`.
     """
     suffix = model_suffix(file)
+    if wanted == "auto" and suffix == ".plan":
+        wanted = read_plan_header(file).backend
     if wanted == "auto":
         for backend in BACKENDS:
-            if suffix in backend.reads:
+            if suffix in backend.reads and backend.is_usable():
                 return backend
         raise ConfigError(
             f"{file}: no backend of this build reads it; there are {_listed()}. "

@@ -22,12 +22,13 @@ _TEMPLATE_SIZES = RowRange(1, 64, 256)
 
 
 def derive_profiles(
-    inputs: Sequence[TensorSpec], settings_file: Path
+    inputs: Sequence[TensorSpec], settings_file: Path, *, batching: bool = True
 ) -> tuple[ProfileSettings, ...]:
     """Make the profiles that follow from the shapes of `inputs` alone.
 
     Without dynamic dimensions this is "default", the one shape there is. If only
-    dimensions 0 are dynamic it is "online", one row at a time, and "dynamic", up to 32.
+    dimensions 0 are dynamic it is "online", one row at a time, and "dynamic", up to 32;
+    without `batching`, where both would run one request at a time, it is "default", up to 32.
 
     Raises:
         ConfigError: other dimensions are dynamic; the message holds profiles to paste.
@@ -37,6 +38,8 @@ def derive_profiles(
     guessless = [tensor for tensor in inputs if any(dim > 0 for dim in tensor.dynamic_dims)]
     if guessless:
         raise _ask_for_profiles(guessless, inputs, settings_file)
+    if not batching:
+        return (_profile("default", inputs, _FEW_ROWS),)
     return (_profile("online", inputs, _ONE_ROW), _profile("dynamic", inputs, _FEW_ROWS))
 
 

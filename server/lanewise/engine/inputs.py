@@ -20,7 +20,14 @@ class InputBuffers:
         self._buffers = {
             tensor.name: HostBuffer(tensor.dtype.numpy)
             for tensor in spec.inputs
-            if tensor.name in spec.rowwise
+            if tensor.name in spec.rowwise and tensor.dtype is not DType.BYTES
+        }
+        # A buffer for strings would keep those of the largest batch alive: they get new
+        # arrays, of pointers alone.
+        self._stacked_anew = {
+            tensor.name
+            for tensor in spec.inputs
+            if tensor.name in spec.rowwise and tensor.dtype is DType.BYTES
         }
         for name, buffer in self._buffers.items():
             buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
@@ -42,9 +49,11 @@ class InputBuffers:
         pieces = batch.pieces[name]
         first = pieces[0]
         buffer = self._buffers.get(name)
-        if buffer is None or (len(pieces) == 1 and batch.rows == batch.padded_rows):
+        is_rowwise = buffer is not None or name in self._stacked_anew
+        if not is_rowwise or (len(pieces) == 1 and batch.rows == batch.padded_rows):
             return np.asarray(first, order="C")
-        stacked = buffer.view((batch.padded_rows, *first.shape[1:]))
+        shape = (batch.padded_rows, *first.shape[1:])
+        stacked = np.empty(shape, np.object_) if buffer is None else buffer.view(shape)
         pad_rows(stacked, pack_rows(pieces, stacked))
         return stacked
 
@@ -52,12 +61,13 @@ class InputBuffers:
 def warm_up_batches(spec: ModelSpec, profile: Profile) -> Iterator[Batch]:
     """Make a batch of the opt and one of the max shapes of `profile`, of zeros or empty strings."""
     opt = {name: shapes.opt for name, shapes in profile.ranges.items()}
-    yield _blank_batch(spec, opt, profile.rows.opt)
+    yield blank_batch(spec, opt, profile.rows.opt)
     largest = {name: shapes.max for name, shapes in profile.ranges.items()}
-    yield _blank_batch(spec, largest, profile.rows.max)
+    yield blank_batch(spec, largest, profile.rows.max)
 
 
-def _blank_batch(spec: ModelSpec, shapes: dict[str, Shape], rows: int) -> Batch:
+def blank_batch(spec: ModelSpec, shapes: dict[str, Shape], rows: int) -> Batch:
+    """Make a batch of zeros or empty strings: of `shapes` by input name, but with `rows` rows."""
     pieces = {}
     for tensor in spec.inputs:
         shape = shapes[tensor.name]

@@ -12,7 +12,7 @@ import onnxruntime
 from lanewise.clock import Clock
 from lanewise.engine.inputs import InputBuffers, warm_up_batches
 from lanewise.engine.profiles import plan_profiles
-from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory
+from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory, require_rows
 from lanewise.engine.source import ModelSource
 from lanewise.engine.strings import decode_strings, encode_strings
 from lanewise.errors import ConfigError, ExecutionFailed, RunnerLost
@@ -170,7 +170,9 @@ class OrtRunner:
     def run(self, batch: Batch) -> dict[str, Array]:
         if self._session is None or self._buffers is None:
             raise RunnerLost(f"the runner of profile '{self._profile.name}' is closed")
-        return self._session.run(self._buffers.gather(batch))
+        outputs = self._session.run(self._buffers.gather(batch))
+        require_rows(self._spec, outputs, batch.padded_rows)
+        return outputs
 
     def memory(self) -> RunnerMemory:
         buffers = self._buffers
@@ -198,7 +200,9 @@ def _read_tensors(
                 f"supported are {', '.join(_DTYPES)}"
             )
         shape = tuple(size if isinstance(size, int) else DYNAMIC for size in tensor.shape)
-        tensors.append(TensorSpec(tensor.name, dtype, shape))
+        rows = tensor.shape[0] if tensor.shape else None
+        rows_name = rows if isinstance(rows, str) else ""
+        tensors.append(TensorSpec(tensor.name, dtype, shape, rows_name))
     return tuple(tensors)
 
 

@@ -60,7 +60,9 @@ def plan_profiles(
     rowwise = decide_rowwise(inputs, outputs, settings.batching, settings_file)
     default_delay_ms = settings.max_queue_delay_ms
     if carried is None:
-        entries = settings.profiles or derive_profiles(inputs, settings_file)
+        entries = settings.profiles or derive_profiles(
+            inputs, settings_file, batching=rowwise is not None
+        )
         profiles = _make_profiles(entries, inputs, rowwise, default_delay_ms, settings_file)
     else:
         profiles = _make_profiles(carried.entries, inputs, rowwise, default_delay_ms, carried.file)

@@ -21,14 +21,21 @@ def decide_rowwise(
     model executes a fixed number of rows, and every input that has a dimension 0 is it.
 
     If `batching` is None, it is on where dimension 0 of at least one input and of every
-    output is dynamic. `settings_file` is what messages name.
+    output is dynamic, and where the names that the model has for them do not say that they
+    count different things. `settings_file` is what messages name.
 
     Raises:
         ConfigError: batching is asked for, but rows of the outputs could not be told apart.
     """
     dynamic = frozenset(tensor.name for tensor in inputs if tensor.has_dynamic_rows)
     if batching is None:
-        batching = bool(dynamic) and all(output.has_dynamic_rows for output in outputs)
+        names = {
+            tensor.rows_name
+            for tensor in (*inputs, *outputs)
+            if tensor.has_dynamic_rows and tensor.rows_name
+        }
+        rows_are_rows = all(output.has_dynamic_rows for output in outputs) and len(names) <= 1
+        batching = bool(dynamic) and rows_are_rows
     if not batching:
         return None
     if dynamic:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lanewise.errors import ExecutionFailed
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import Array
+from lanewise.tensors import Array, format_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,12 @@ class Runner(Protocol):
 
         Returns:
             By output name, in the shapes this execution reported: nothing is cut or
-            assumed. The arrays are the caller's to keep; no later run touches them.
+            assumed. With batching, each has `padded_rows` rows. The arrays are the
+            caller's to keep; no later run touches them.
 
         Raises:
-            ExecutionFailed: this batch failed; the runner may be used again.
+            ExecutionFailed: this batch failed, or its outputs cannot be cut into rows; the
+                runner may be used again.
             MalformedContents: an element of a text input is not UTF-8, see `ModelSpec`.
             RunnerLost: the runner is out of service.
         """
@@ -93,6 +96,25 @@ class Runner(Protocol):
     def close(self) -> None:
         """Release everything; the runner is not used again. A second call does nothing."""
         ...
+
+
+def require_rows(spec: ModelSpec, outputs: Mapping[str, Array], padded_rows: int) -> None:
+    """Check that every output has the rows that were executed; for runners to call.
+
+    Otherwise rows would go to the wrong requests. Does nothing without batching.
+
+    Raises:
+        ExecutionFailed: an output has another number of rows.
+    """
+    if not spec.batching:
+        return
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != padded_rows:
+            raise ExecutionFailed(
+                f"model '{spec.name}': output '{name}' came back as {format_shape(array.shape)} "
+                f"for {padded_rows} rows, so it cannot be cut into rows; set `batching = false` "
+                "in model.toml"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from lanewise.clock import Clock
 from lanewise.engine.inputs import InputBuffers, warm_up_batches
 from lanewise.engine.latency import LatencyTable
 from lanewise.engine.profiles import CarriedProfiles, plan_profiles
-from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory
+from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory, require_rows
 from lanewise.engine.simulated_file import DEFAULT_LATENCY, SimulatedModel, read_simulated_model
 from lanewise.engine.source import ModelSource
 from lanewise.errors import RunnerLost
@@ -115,12 +115,14 @@ class SimulatedRunner:
             raise RunnerLost(f"the runner of profile '{self._profile.name}' is closed")
         inputs = self._buffers.gather(batch)
         self._clock.block_for(self._latency.execution_ns(batch.padded_rows))
-        return {
+        outputs = {
             output: self._checksums(inputs, batch.padded_rows)
             if copied is None
             else inputs[copied].copy()
             for output, copied in self._copies.items()
         }
+        require_rows(self._spec, outputs, batch.padded_rows)
+        return outputs
 
     def memory(self) -> RunnerMemory:
         buffers = self._buffers

@@ -11,7 +11,7 @@ class ModelSource:
     """One version of a model on disk.
 
     Attributes:
-        version: a positive number; "0" for a model that has no version at all.
+        version: a positive number; empty for a model that has no version at all.
         file: the model file; where it was looked for, if there is a problem.
         settings_file: its model.toml, which need not exist.
         problem: why it cannot be loaded; empty if it may be tried.

@@ -127,9 +127,14 @@ def fill_typed(contents: InferTensorContents, array: Array, dtype: DType) -> Non
 
 def _split_elements(raw: bytes, count: int, title: str) -> list[bytes]:
     """Take length-prefixed elements apart; there must be `count` of them."""
+    if len(raw) < count * _LENGTH.size:
+        raise MalformedContents(
+            f"{title}: {len(raw)} bytes are too few for the {count} BYTES elements that the "
+            f"shape takes; each begins with a 4-byte length"
+        )
     elements: list[bytes] = []
     position = 0
-    while position < len(raw):
+    while position < len(raw) and len(elements) < count:
         start = position + _LENGTH.size
         if start > len(raw):
             raise MalformedContents(
@@ -144,9 +149,14 @@ def _split_elements(raw: bytes, count: int, title: str) -> list[bytes]:
                 f"but only {len(raw) - start} are left"
             )
         elements.append(raw[start:position])
-    if len(elements) != count:
+    if len(elements) < count:
         raise MalformedContents(
             f"{title}: {len(elements)} BYTES elements, but the shape takes {count}"
+        )
+    if position < len(raw):
+        raise MalformedContents(
+            f"{title}: {len(raw) - position} bytes are left after the {count} BYTES elements "
+            "that the shape takes"
         )
     return elements
 

@@ -44,14 +44,14 @@ class _Unreadable:
     error: ServingError
 
 
-def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """Get the options of a server whose handlers accept messages of `max_message_bytes`.
+def server_options() -> list[tuple[str, int]]:
+    """Get the options of a server.
 
-    The core's own limit is twice that: its refusal names no setting to raise, so it is
-    left to stop only what is far too large.
+    The core's own limit is as high as it goes: its refusal names no setting to raise, and
+    here the limit is enforced by the handlers, once a message has arrived.
     """
     return [
-        ("grpc.max_receive_message_length", min(2 * max_message_bytes, _MAX_INT32)),
+        ("grpc.max_receive_message_length", _MAX_INT32),
         ("grpc.max_send_message_length", -1),
         # Otherwise two servers could share a port without knowing it.
         ("grpc.so_reuseport", 0),

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 
 from lanewise.errors import ModelNotFound
 from lanewise.rpc.handlers import Context, Method, write
-from lanewise.scheduler.registry import ModelRegistry, ModelState
+from lanewise.scheduler.registry import ModelRegistry
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
@@ -43,8 +43,9 @@ class HealthService:
         """Take over the states of the models; watchers are told of what changed."""
         statuses = dict.fromkeys(("", *self._services), _status(registry.is_ready))
         for model in registry:
-            status = _status(model.state is ModelState.READY)
-            statuses[f"{model.name}/{model.version}"] = status
+            status = _status(model.is_ready)
+            if model.version:
+                statuses[f"{model.name}/{model.version}"] = status
             # Versions ascend, so the last to write its model's name is the default one.
             statuses[model.name] = status
         self._statuses = statuses

@@ -117,6 +117,7 @@ def _route(report: RouteReport) -> pb.ExplainRouteResponse:
         ],
         launches=[
             pb.PlannedLaunch(
+                lane_id=launch.lane_id,
                 profile=launch.profile.name,
                 first_row=launch.first_row,
                 rows=launch.rows,

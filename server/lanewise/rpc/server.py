@@ -55,6 +55,6 @@ def build_server(
             service_handler(service, offered, max_message_bytes)
             for service, offered in methods.items()
         ],
-        options=server_options(max_message_bytes),
+        options=server_options(),
     )
     return server, health

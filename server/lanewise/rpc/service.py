@@ -63,7 +63,7 @@ class InferenceService:
         self, request: pb.ModelReadyRequest, context: Context
     ) -> pb.ModelReadyResponse:
         model = self._registry.resolve(request.name, request.version)
-        return pb.ModelReadyResponse(ready=model.state is ModelState.READY)
+        return pb.ModelReadyResponse(ready=model.is_ready)
 
     async def _server_metadata(
         self, request: object, context: Context
@@ -84,12 +84,13 @@ class InferenceService:
     ) -> pb.RepositoryIndexResponse:
         index = pb.RepositoryIndexResponse()
         for model in self._registry:
-            if model.state is ModelState.READY or not request.ready:
+            if model.is_ready or not request.ready:
+                lost = model.state is ModelState.READY and not model.is_ready
                 index.models.add(
                     name=model.name,
                     version=model.version,
-                    state=_TRITON_STATES[model.state],
-                    reason=model.reason,
+                    state="UNAVAILABLE" if lost else _TRITON_STATES[model.state],
+                    reason=model.condition if lost else model.reason,
                 )
         return index
 
@@ -130,7 +131,9 @@ class InferenceService:
         remaining_s: float | None,
         observation: Observation,
     ) -> pb.ModelInferResponse:
-        model = self._registry.resolve(request.model_name, request.model_version)
+        model = self._registry.resolve(
+            request.model_name, request.model_version, field="model_name"
+        )
         observation.model, observation.version = model.name, model.version
         lanes = model.require_ready()
         options = read_options(request.parameters)

@@ -92,10 +92,8 @@ def settle(error: Exception, *, rpc: str, model: str = "") -> Status:
     if isinstance(error, ServingError):
         status = Status(code_of(type(error)), _clip(error.message), reason)
         facts = {"rpc": rpc, "model": _clip(model), "reason": reason, "code": status.code.name}
-        if status.code is grpc.StatusCode.INTERNAL:
-            _log.error("request failed", **facts, text=status.text, exc_info=error)
-        else:
-            _log.info("request refused", **facts, text=status.text)
+        # Failed launches have been logged, with their traceback, where they failed.
+        _log.info("request refused", **facts, text=status.text)
         return status
     request_id = secrets.token_hex(6)
     _log.error("internal error", rpc=rpc, model=_clip(model), request_id=request_id, exc_info=error)

@@ -1,7 +1,8 @@
 """The first policy: launch now or hold, and which launch comes first.
 
 An idle device is given whatever waits. Otherwise an idle lane gathers until it has the rows
-its profile is tuned for, or until its oldest request has waited the profile's queue delay. A
+its profile is tuned for, or until its oldest request has waited the profile's queue delay,
+unless that would outlast a deadline: then waiting could only cost the request its answer. A
 busy lane with room is given batches that are as full as whole requests make them.
 """
 
@@ -32,10 +33,9 @@ class Proposal:
         The oldest request goes first; for it, the launch with the most rows; then the
         profile tuned for shapes nearest to it.
         """
-        profile = self.lane.profile
-        rows = self.lane.padded(self.rows)
-        distance = self.oldest.request.route.distance(profile, rows)
-        return (self.oldest.sequence, -self.rows, distance, self.lane.lane_id)
+        route = self.oldest.request.route
+        preference = route.preference(self.lane.profile, self.rows, self.lane.padded(self.rows))
+        return (self.oldest.sequence, *preference, self.lane.lane_id)
 
 
 def propose(
@@ -49,8 +49,9 @@ def propose(
     if lane.in_flight and rows < lane.profile.rows.max:
         return None  # it would only wait on the device, and could no longer grow
     reason = _why_now(candidates, lane.profile, now_ns, device_idle, draining)
-    if reason is None:
+    if reason is None and not _would_outlast_a_deadline(candidates, lane.profile, queue):
         return None
+    reason = reason or LaunchReason.DEADLINE
     return Proposal(lane, queue, candidates.oldest, rows, reason)
 
 
@@ -70,6 +71,18 @@ def _why_now(
     return None
 
 
+def _would_outlast_a_deadline(candidates: Candidates, profile: Profile, queue: StackQueue) -> bool:
+    """Whether holding `candidates` for the queue delay could cost one of them its deadline.
+
+    Looks at fewer requests than the profile's opt has rows: with more, nothing is held.
+    """
+    if not candidates.owns_any:
+        return False
+    held_until_ns = candidates.oldest.arrived_ns + profile.max_queue_delay_ns
+    deadlines = (waiting.request.deadline_ns for waiting in queue.in_order(profile.index))
+    return any(at_ns is not None and at_ns <= held_until_ns for at_ns in deadlines)
+
+
 def hold_until_ns(lane: Lane, queue: StackQueue) -> int | None:
     """Tell when the queue delay of the oldest request `lane` owns in `queue` is over.
 
@@ -86,8 +99,8 @@ def hold_until_ns(lane: Lane, queue: StackQueue) -> int | None:
 def fill(profile: Profile, queue: StackQueue) -> Iterator[tuple[Waiting, Slice]]:
     """Choose rows for one launch: in order of arrival, those that still fit.
 
-    A request larger than the profile is cut, and only when it is the first: so a launch
-    holds at most one part of it. The queue must not change meanwhile.
+    A request larger than the profile is cut, and only when it is the first: cut ones fill
+    the launch, and small ones are not torn apart. The queue must not change meanwhile.
     """
     room = profile.rows.max
     for waiting in queue.in_order(profile.index):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator
 
 from lanewise.errors import Draining, QueueFull, RunnerLost, ServingError
 from lanewise.models import ModelSpec
@@ -22,6 +23,9 @@ from lanewise.scheduler.queues import StackQueue, Waiting
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.routing import Router
 
+MIN_STALE_DEADLINES = 64
+"""Deadlines of ended requests that are kept at least, so that few requests need no sweeps."""
+
 
 class Scheduler:
     """Decides which requests run where and when. Does no I/O and reads no clock.
@@ -32,7 +36,8 @@ class Scheduler:
 
     Args:
         lanes: each lane's id must be its position.
-        max_queue_requests: requests that may wait at a time, those in flight not counted.
+        max_queue_requests: requests that may wait at a time for the same profiles, those
+            in flight not counted. So bulk work that piles up closes no other lane.
     """
 
     def __init__(self, spec: ModelSpec, lanes: Iterable[Lane], *, max_queue_requests: int) -> None:
@@ -46,14 +51,15 @@ class Scheduler:
         self._last_launch = 0
         self._in_flight: dict[LaunchId, Lane] = {}
         self._requests: dict[RequestId, Waiting] = {}
-        self._queued = 0  # requests with rows in a queue
+        # Requests with rows in a queue, by the profiles that own them.
+        self._queued: Counter[tuple[int, ...]] = Counter()
         self._queues: dict[Hashable, StackQueue] = {}
         self._deadlines: list[tuple[int, RequestId]] = []
 
     @property
     def waiting_requests(self) -> int:
         """Requests that have rows which were not launched."""
-        return self._queued
+        return self._queued.total()
 
     def arrive(self, request: QueuedRequest, now_ns: int) -> list[Decision]:
         """Admit or reject a request, and launch what need not wait."""
@@ -64,7 +70,9 @@ class Scheduler:
             decisions.append(Expire(request.request_id))
         else:
             self._admit(request, now_ns)
-        return decisions + self._launch(now_ns)
+            # Whether other queues are ready has not changed by this.
+            decisions += self._launch(now_ns, [self._queues[request.stack_key]])
+        return decisions
 
     def cancel(self, request_id: RequestId, now_ns: int) -> list[Decision]:
         """End a request, if it has not ended; rows in flight run on and are not delivered."""
@@ -88,7 +96,7 @@ class Scheduler:
 
     def tick(self, now_ns: int) -> list[Decision]:
         """Expire and launch what is due."""
-        return self._expire(now_ns) + self._launch(now_ns)
+        return self._expire(now_ns) + self._launch(now_ns, self._queues.values())
 
     def drain(self, now_ns: int) -> list[Decision]:
         """Reject every request from now on; those that wait are launched without delay."""
@@ -121,7 +129,9 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself; for tests and simulations."""
         queued = list(self._waiting())
-        assert len(queued) == self._queued <= self._max_queue_requests
+        assert self._queued == Counter(self._owners(waiting) for waiting in queued)
+        assert len({waiting.sequence for waiting in queued}) == len(queued)
+        assert len(self._deadlines) <= 2 * len(self._requests) + MIN_STALE_DEADLINES
         assert all(w.request.request_id in self._requests for w in queued)
         assert all(self._queues.values()), "an empty queue is kept"
         for waiting in self._requests.values():
@@ -141,12 +151,22 @@ class Scheduler:
             return Draining("the server is draining and takes no new requests; try another replica")
         if not self._live_profiles.intersection(request.route.fits):
             return self._lost(request)
-        if self._queued >= self._max_queue_requests:
+        fits = self._live(request.route.fits)
+        owners = self.router.eligibility(fits, request.route.rows).owners
+        if self._queued[owners] >= self._max_queue_requests:
+            names = " or ".join(f"'{self._spec.profiles[i].name}'" for i in owners)
             return QueueFull(
-                f"model '{self._spec.name}': {self._queued} requests wait, which is the limit; "
-                "send again later or elsewhere, or raise --max-queue-requests"
+                f"model '{self._spec.name}': {self._queued[owners]} requests wait for {names}, "
+                "which is the limit; send again later or elsewhere, or raise "
+                "--max-queue-requests"
             )
         return None
+
+    def _live(self, fits: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(index for index in fits if index in self._live_profiles)
+
+    def _owners(self, waiting: Waiting) -> tuple[int, ...]:
+        return self.router.eligibility(waiting.fits, waiting.rows_left).owners
 
     def _lost(self, request: QueuedRequest) -> RunnerLost:
         names = ", ".join(f"'{self._spec.profiles[i].name}'" for i in request.route.fits)
@@ -156,24 +176,37 @@ class Scheduler:
         )
 
     def _admit(self, request: QueuedRequest, now_ns: int) -> None:
-        fits = tuple(i for i in request.route.fits if i in self._live_profiles)
-        waiting = Waiting(request, self._sequence, now_ns, fits)
-        self._sequence += 1
+        waiting = Waiting(request, self._next_sequence(), now_ns, self._live(request.route.fits))
         self._requests[request.request_id] = waiting
         if request.deadline_ns is not None:
-            heapq.heappush(self._deadlines, (request.deadline_ns, request.request_id))
+            self._remember_deadline(request.deadline_ns, request.request_id)
         self._enqueue(waiting)
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _remember_deadline(self, deadline_ns: int, request_id: RequestId) -> None:
+        """Add to the heap, which is rid of requests that have ended when they are most of it."""
+        if len(self._deadlines) >= 2 * len(self._requests) + MIN_STALE_DEADLINES:
+            self._deadlines = [one for one in self._deadlines if one[1] in self._requests]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (deadline_ns, request_id))
 
     def _enqueue(self, waiting: Waiting) -> None:
         queue = self._queues.setdefault(waiting.request.stack_key, StackQueue())
-        queue.add(waiting, self.router.eligibility(waiting.fits, waiting.rows_left))
-        self._queued += 1
+        eligibility = self.router.eligibility(waiting.fits, waiting.rows_left)
+        queue.add(waiting, eligibility)
+        self._queued[eligibility.owners] += 1
 
     def _dequeue(self, waiting: Waiting) -> None:
         key = waiting.request.stack_key
         queue = self._queues[key]
-        queue.remove(waiting, self.router.eligibility(waiting.fits, waiting.rows_left))
-        self._queued -= 1
+        eligibility = self.router.eligibility(waiting.fits, waiting.rows_left)
+        queue.remove(waiting, eligibility)
+        self._queued[eligibility.owners] -= 1
+        if not self._queued[eligibility.owners]:
+            del self._queued[eligibility.owners]
         if not queue:
             del self._queues[key]
 
@@ -199,17 +232,19 @@ class Scheduler:
                 decisions.append(Expire(request_id))
         return decisions
 
-    def _launch(self, now_ns: int) -> list[Decision]:
+    def _launch(self, now_ns: int, queues: Collection[StackQueue]) -> list[Decision]:
         launches: list[Decision] = []
-        while best := min(self._proposals(now_ns), key=batching.Proposal.rank, default=None):
+        while best := min(
+            self._proposals(now_ns, queues), key=batching.Proposal.rank, default=None
+        ):
             launches.append(self._start(best, now_ns))
         return launches
 
-    def _proposals(self, now_ns: int) -> Iterator[batching.Proposal]:
+    def _proposals(self, now_ns: int, queues: Iterable[StackQueue]) -> Iterator[batching.Proposal]:
         lanes = [lane for lane in self.lanes if lane.has_room]
         if not lanes:
             return
-        for queue in self._queues.values():
+        for queue in queues:
             for lane in lanes:
                 proposal = batching.propose(
                     lane,
@@ -229,6 +264,8 @@ class Scheduler:
             waiting.next_row += part.rows
             waiting.launches += 1
             if waiting.rows_left:
+                # Behind what waits already: a large request takes turns with the others.
+                waiting.sequence = self._next_sequence()
                 self._enqueue(waiting)
             lane.counters.queue_ns += now_ns - waiting.arrived_ns
         rows = sum(part.rows for _, part in chosen)
@@ -276,7 +313,7 @@ class Scheduler:
         decisions: list[Decision] = []
         for waiting in self._waiting():
             self._dequeue(waiting)
-            waiting.fits = tuple(i for i in waiting.fits if i in self._live_profiles)
+            waiting.fits = self._live(waiting.fits)
             if waiting.fits:
                 self._enqueue(waiting)
             else:

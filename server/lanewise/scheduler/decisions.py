@@ -19,6 +19,7 @@ class LaunchReason(enum.Enum):
     IDLE = "idle"  # nothing else was running
     PREFERRED = "preferred"  # as many rows as the profile is tuned for
     DELAY = "delay"  # the oldest request had waited the profile's queue delay
+    DEADLINE = "deadline"  # a request's deadline would have passed before that
     FULL = "full"  # requests of smaller lanes fill this one without padding
     DRAIN = "drain"  # nothing more will come
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -12,9 +12,15 @@ import numpy as np
 import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
-from lanewise.engine.runner import Batch, LoadedModel, Runner
+from lanewise.engine.runner import Batch, LoadedModel
 from lanewise.engine.strings import decode_strings
-from lanewise.errors import DeadlineExpired, ExecutionFailed, RunnerLost, ServingError
+from lanewise.errors import (
+    DeadlineExpired,
+    Draining,
+    ExecutionFailed,
+    RunnerLost,
+    ServingError,
+)
 from lanewise.models import ModelSpec
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.decisions import (
@@ -34,6 +40,9 @@ from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, Ro
 from lanewise.tensors import Array, Shape
 
 _log = structlog.get_logger(__name__)
+
+OVERTIME_S = 2.0
+"""How long `drain` waits for launches in flight when its grace period is over."""
 
 Outputs = dict[str, Array]
 
@@ -66,9 +75,17 @@ class Dispatcher:
     called from threads of its own, so that a blocking call holds up nothing else.
     """
 
-    def __init__(self, loaded: LoadedModel, clock: Clock, *, max_queue_requests: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        clock: Clock,
+        *,
+        max_queue_requests: int,
+        when_lane_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         self.spec: ModelSpec = loaded.spec
         self._clock = clock
+        self._when_lane_lost = when_lane_lost
         self._runners = loaded.runners
         self._threads = tuple(
             ThreadPoolExecutor(
@@ -92,12 +109,26 @@ class Dispatcher:
         self._timer_ns: int | None = None
 
     @property
+    def lost_profiles(self) -> tuple[str, ...]:
+        """Names of the profiles none of whose lanes is in service any more."""
+        live = {lane.profile.index for lane in self._scheduler.lanes if not lane.is_retired}
+        return tuple(p.name for p in self.spec.profiles if p.index not in live)
+
+    @property
     def waiting_requests(self) -> int:
         """Requests that have rows which were not launched."""
         return self._scheduler.waiting_requests
 
+    @property
+    def open_requests(self) -> int:
+        """Requests that have not ended, waiting or in flight."""
+        return len(self._requests)
+
     async def warm_up(self) -> None:
         """Warm up every runner, one after the other; return when all can serve.
+
+        If it is cancelled it returns at once and warms up no other runner; the one at work
+        cannot be interrupted, so `close` would wait for it.
 
         Raises:
             ExecutionFailed: a runner cannot run its own profile.
@@ -151,7 +182,7 @@ class Dispatcher:
             InvalidRequest: unknown or missing input, a shape the model contradicts, or an
                 unknown profile. A shape that no profile admits is no error here.
         """
-        return explain(self._scheduler.router, shapes, profile)
+        return explain(self._scheduler.router, self._scheduler.lanes, shapes, profile)
 
     def status(self) -> tuple[LaneStatus, ...]:
         """Get every lane as it is now. May be called from any thread."""
@@ -168,28 +199,47 @@ class Dispatcher:
             for memory in (runner.memory(),)
         )
 
-    async def drain(self, grace_ns: int) -> None:
+    async def drain(self, grace_ns: int) -> int:
         """Refuse new requests and run those that wait, for at most `grace_ns`.
 
         Returns when every request has ended. What still waits after the grace period is
-        rejected; launches in flight cannot be interrupted and are awaited.
+        rejected. Launches in flight cannot be interrupted: they get OVERTIME_S more.
+
+        Returns:
+            How many requests got no outputs.
         """
         self._carry_out(self._scheduler.drain(self._clock.now_ns()))
         ends = [request.done for request in self._requests.values()]
         if ends:
             await asyncio.wait(ends, timeout=grace_ns / NS_PER_S)
-        self._carry_out(self._scheduler.abandon())
+        rejected = self._scheduler.abandon()
+        self._carry_out(rejected)
         if self._in_flight:
-            await asyncio.wait(self._in_flight)
+            await asyncio.wait(self._in_flight, timeout=OVERTIME_S)
+        stuck = list(self._requests)
+        for request_id in stuck:
+            text = "the server stopped before the request was done; try another replica"
+            self._end(request_id, Draining(text))
+        return len(rejected) + len(stuck)
 
-    async def close(self) -> None:
-        """Release the runners and their threads. Nothing may be submitted any more."""
+    async def close(self) -> bool:
+        """Release the runners and their threads. Nothing may be submitted any more.
+
+        Returns:
+            Whether all is released. False if a launch is still in flight: the threads go on
+            until it returns, and the runners are left to the end of the process.
+        """
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
+        if self._in_flight:
+            for thread in self._threads:
+                thread.shutdown(wait=False)
+            return False
         for runner, thread in zip(self._runners, self._threads, strict=True):
             await loop.run_in_executor(thread, runner.close)
             thread.shutdown()
+        return True
 
     def _shared_contents(self, inputs: Mapping[str, Array]) -> Hashable:
         """Get what must be equal, besides shapes, for two requests to share a launch."""
@@ -228,9 +278,16 @@ class Dispatcher:
 
     def _launch(self, launch: Launch) -> None:
         launched_ns = self._clock.now_ns()
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads[launch.lane_id], self._execute, launch.lane_id, self._build(launch)
-        )
+        loop = asyncio.get_running_loop()
+        try:
+            future = loop.run_in_executor(
+                self._threads[launch.lane_id],
+                self._runners[launch.lane_id].run,
+                self._build(launch),
+            )
+        except Exception as error:  # out of memory or threads: the lane must not stay busy
+            future = loop.create_future()
+            future.set_exception(error)
         self._in_flight.add(future)
         future.add_done_callback(functools.partial(self._finish, launch, launched_ns))
 
@@ -246,20 +303,6 @@ class Dispatcher:
                 first = self._requests[launch.slices[0].request_id]
                 pieces[tensor.name] = [first.inputs[tensor.name]]
         return Batch(pieces, launch.rows, launch.padded_rows)
-
-    def _execute(self, lane_id: int, batch: Batch) -> Outputs:
-        """Run a batch; called on the lane's thread."""
-        runner: Runner = self._runners[lane_id]
-        outputs = runner.run(batch)
-        if self.spec.batching:
-            for name, array in outputs.items():
-                if array.ndim == 0 or array.shape[0] != batch.padded_rows:
-                    raise ExecutionFailed(
-                        f"model '{self.spec.name}': output '{name}' came back as "
-                        f"{list(array.shape)} for {batch.padded_rows} rows, so it cannot be "
-                        "cut into rows; set `batching = false` in model.toml"
-                    )
-        return outputs
 
     def _finish(self, launch: Launch, launched_ns: int, future: asyncio.Future[Outputs]) -> None:
         self._in_flight.discard(future)
@@ -294,6 +337,7 @@ class Dispatcher:
                 request.error = _own_error(error, self.spec, lane.profile.name)
         if isinstance(error, RunnerLost):
             self._carry_out(self._scheduler.retire(launch.launch_id, now_ns))
+            self._when_lane_lost()
         else:
             self._carry_out(self._scheduler.finish(launch.launch_id, now_ns, failed=True))
 

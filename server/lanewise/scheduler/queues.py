@@ -24,7 +24,8 @@ class Waiting:
     """An admitted request that has not ended.
 
     Attributes:
-        sequence: its place in the order of arrival.
+        sequence: its place in the order of arrival; a new one, at the end, each time a part
+            of it was launched.
         fits: of its route, the profiles that still have a lane.
         next_row: the first row that was not launched.
         launches: launches in flight with rows of it.
@@ -78,11 +79,6 @@ class StackQueue:
     def __iter__(self) -> Iterator[Waiting]:
         for group in self._classes.values():
             yield from group.entries
-
-    @property
-    def eligibilities(self) -> tuple[Eligibility, ...]:
-        """One for each class that has a request."""
-        return tuple(self._classes)
 
     def add(self, waiting: Waiting, eligibility: Eligibility) -> None:
         """Put a request, or what is left of it, where its arrival places it."""

@@ -22,6 +22,9 @@ class Lanes(Protocol):
     @property
     def waiting_requests(self) -> int: ...
 
+    @property
+    def lost_profiles(self) -> tuple[str, ...]: ...
+
     async def submit(
         self,
         inputs: Mapping[str, Array],
@@ -51,6 +54,7 @@ class ServedModel:
     """One version of a model in the registry.
 
     Attributes:
+        version: a positive number; empty for a model that failed because it has none.
         reason: why it failed; empty otherwise.
         lanes: set once the model has been loaded.
     """
@@ -61,6 +65,24 @@ class ServedModel:
     reason: str = ""
     lanes: Lanes | None = None
 
+    @property
+    def title(self) -> str:
+        """Name and version, for people."""
+        return f"{self.name} {self.version or '-'}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests, and none of its profiles has lost all its lanes."""
+        has_lost = self.lanes is not None and bool(self.lanes.lost_profiles)
+        return self.state is ModelState.READY and not has_lost
+
+    @property
+    def condition(self) -> str:
+        """State and reason, for people; on one line if the reason is."""
+        if self.state is ModelState.READY and self.lanes is not None and not self.is_ready:
+            return f"lost the lanes of {', '.join(self.lanes.lost_profiles)}"
+        return self.state.value + (f": {self.reason}" if self.reason else "")
+
     def require_lanes(self) -> Lanes:
         """Get the lanes of a model that was loaded, draining or not.
 
@@ -69,7 +91,7 @@ class ServedModel:
         """
         if self.lanes is not None:
             return self.lanes
-        title = f"model '{self.name}' version {self.version}"
+        title = f"model '{self.name}'" + (f" version {self.version}" if self.version else "")
         if self.state is ModelState.FAILED:
             raise ModelFailed(f"{title} did not load: {self.reason}")
         raise ModelLoading(f"{title} is being loaded; try again when it is ready")
@@ -104,10 +126,13 @@ class ModelRegistry:
 
     def versions(self, name: str) -> list[ServedModel]:
         """List the versions of a model in ascending order; empty if there is no such model."""
-        return sorted(self._models.get(name, {}).values(), key=lambda model: int(model.version))
+        versions = self._models.get(name, {}).values()
+        return sorted(versions, key=lambda model: int(model.version or 0))
 
-    def resolve(self, name: str, version: str = "") -> ServedModel:
+    def resolve(self, name: str, version: str = "", *, field: str = "name") -> ServedModel:
         """Get a version of a model; without `version` the highest number.
+
+        `field` is where the request has `name`, for messages.
 
         Raises:
             ModelNotFound: the message lists what there is.
@@ -115,13 +140,14 @@ class ModelRegistry:
         versions = self.versions(name)
         if not versions:
             known = ", ".join(f"'{known}'" for known in sorted(self._models)) or "none"
-            raise ModelNotFound(f"no model '{name}'; this server has: {known}")
+            problem = f"no model '{name}'" if name else f"{field} is empty"
+            raise ModelNotFound(f"{problem}; this server has: {known}")
         if not version:
             return versions[-1]
         for model in versions:
             if model.version == version:
                 return model
-        listed = ", ".join(model.version for model in versions)
+        listed = ", ".join(model.version or "none" for model in versions)
         raise ModelNotFound(f"model '{name}' has no version '{version}'; this server has: {listed}")
 
     @property
@@ -132,8 +158,8 @@ class ModelRegistry:
     @property
     def is_ready(self) -> bool:
         """Whether every model is ready. False without models, and while draining."""
-        states = {model.state for model in self}
-        return not self._draining and states == {ModelState.READY}
+        models = list(self)
+        return not self._draining and bool(models) and all(model.is_ready for model in models)
 
     def drain(self) -> None:
         """Turn every ready or loading model to draining; nothing is ready from here on."""

@@ -95,6 +95,7 @@ class CandidateReport:
 class PlannedLaunch:
     """One launch that a request would take if nothing else were waiting."""
 
+    lane_id: int
     profile: Profile
     first_row: int
     rows: int

@@ -16,15 +16,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import DYNAMIC, Shape, format_shape
+from lanewise.tensors import DYNAMIC, Shape, TensorSpec, format_shape
+
+MAX_LAUNCHES = 1000
+"""Launches that one request may be split over. More would keep a lane from everybody else, and
+rows of a few bytes make millions of launches out of one message."""
 
 CACHED_ROUTES = 4096
 """Routes remembered per model: more distinct shapes than live traffic has, a few MB at most."""
+
+_NO_ROWS = "0 rows were sent, at least 1 is needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +51,14 @@ class Route:
     fits: tuple[int, ...]
     distances: tuple[float, ...]
 
-    def distance(self, profile: Profile, rows: int) -> float:
-        """How far a launch of `rows` of these shapes is from the opt of `profile`, in octaves."""
+    def preference(self, profile: Profile, rows: int, padded_rows: int) -> tuple[int, float]:
+        """Order among the launches this request could be part of, least first.
+
+        Most rows first; then the profile whose opt is nearest to what is executed, by the
+        sum of |log2(size / opt)| over its dimensions.
+        """
         item_distance = self.distances[self.fits.index(profile.index)]
-        return item_distance + abs(math.log2(rows / profile.rows.opt))
+        return -rows, item_distance + abs(math.log2(padded_rows / profile.rows.opt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,7 @@ class Router:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self._names = {tensor.name: None for tensor in spec.inputs}  # in order, as a set
         self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
         self._eligibility = functools.lru_cache(CACHED_ROUTES)(self._find_eligibility)
 
@@ -92,19 +103,19 @@ class Router:
         Raises:
             UnknownTensor: an input is missing or not the model's.
         """
-        known = [tensor.name for tensor in self.spec.inputs]
+        known = self._names
+        if shapes.keys() == known.keys():
+            return tuple(shapes[name] for name in known)
         listed = ", ".join(f"'{name}'" for name in known)
         for name in known:
             if name not in shapes:
                 raise UnknownTensor(
                     f"model '{self.spec.name}': input '{name}' is missing; its inputs are: {listed}"
                 )
-        for name in shapes:
-            if name not in known:
-                raise UnknownTensor(
-                    f"model '{self.spec.name}' has no input '{name}'; its inputs are: {listed}"
-                )
-        return tuple(shapes[name] for name in known)
+        extra = next(name for name in shapes if name not in known)
+        raise UnknownTensor(
+            f"model '{self.spec.name}' has no input '{extra}'; its inputs are: {listed}"
+        )
 
     def pinned(self, profile: str | int | None) -> Profile | None:
         """Get the profile of that name or index; None for None.
@@ -130,16 +141,14 @@ class Router:
         """
         counted: dict[str, int] = {}
         for tensor, shape in zip(self.spec.inputs, shapes, strict=True):
-            first = self._first_item_dim(tensor.name)
-            if len(shape) != len(tensor.shape) or any(
-                size not in (DYNAMIC, got)
-                for size, got in zip(tensor.shape[first:], shape[first:], strict=True)
-            ):
+            if any(size < 0 for size in shape):
                 raise ShapeMismatch(
                     f"model '{self.spec.name}', input '{tensor.name}': shape "
-                    f"{format_shape(shape)} does not match the model's "
-                    f"{format_shape(tensor.shape)} (-1 is any size)"
+                    f"{format_shape(shape)} has a negative dimension; sizes are 0 or more"
                 )
+            first = self._first_item_dim(tensor.name)
+            if len(shape) != len(tensor.shape) or _differs(tensor.shape[first:], shape[first:]):
+                raise self._shape_mismatch(tensor, shape)
             if first:
                 counted[tensor.name] = shape[0]
         if len(set(counted.values())) > 1:
@@ -153,12 +162,11 @@ class Router:
     def find_problem(self, profile: Profile, shapes: tuple[Shape, ...], rows: int) -> str:
         """Say why `profile` cannot run a request however it is split or padded; "" if it can."""
         if rows == 0:
-            return "0 rows were sent, at least 1 is needed"
+            return _NO_ROWS
         for name, dim, size in self._item_dims(shapes):
             low, high = profile.ranges[name].min[dim], profile.ranges[name].max[dim]
             if not low <= size <= high:
-                allowed = str(low) if low == high else f"{low} to {high}"
-                return f"dimension {dim} of '{name}' is {size}, it admits {allowed}"
+                return f"dimension {dim} of '{name}' is {size}, it admits {_span(low, high)}"
         return ""
 
     def _find_route(self, shapes: tuple[Shape, ...], pin: str | int | None) -> Route:
@@ -168,6 +176,12 @@ class Router:
         fits = [p for p in allowed if not self.find_problem(p, shapes, rows)]
         if not fits:
             raise self._no_profile_admits(shapes, rows, allowed)
+        most_rows = MAX_LAUNCHES * max(profile.rows.max for profile in fits)
+        if rows > most_rows:
+            raise NoProfileAdmits(
+                f"model '{self.spec.name}': {rows} rows would be split over more than "
+                f"{MAX_LAUNCHES} launches; send at most {most_rows} rows in a request"
+            )
         return Route(
             rows=rows,
             shapes=tuple(
@@ -206,23 +220,76 @@ class Router:
             for name, dim, size in self._item_dims(shapes)
         )
 
+    def _shape_mismatch(self, tensor: TensorSpec, shape: Shape) -> ShapeMismatch:
+        legend = " (-1 is any size)" if DYNAMIC in tensor.shape else ""
+        only_rows = (
+            not self.spec.batching
+            and len(shape) == len(tensor.shape) > 0
+            and shape[0] != tensor.shape[0]
+            and not _differs(tensor.shape[1:], shape[1:])
+        )
+        hint = (
+            "; if dimension 0 counts independent rows, `batching = true` in model.toml lets "
+            "requests have any number of them"
+        )
+        return ShapeMismatch(
+            f"model '{self.spec.name}', input '{tensor.name}': shape {format_shape(shape)} does "
+            f"not match the model's {format_shape(tensor.shape)}{legend}{hint if only_rows else ''}"
+        )
+
     def _no_profile_admits(
         self, shapes: tuple[Shape, ...], rows: int, allowed: tuple[Profile, ...]
     ) -> NoProfileAdmits:
+        title = f"model '{self.spec.name}'"
+        if rows == 0:
+            return NoProfileAdmits(f"{title}: {_NO_ROWS}")
+        if allowed == self.spec.profiles:
+            which = "no profile admits"
+        else:
+            which = f"the request is pinned to profile '{allowed[0].name}', which does not admit"
         sent = ", ".join(
             f"'{tensor.name}' {format_shape(shape)}"
             for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
         )
-        reasons = "; ".join(
-            f"'{profile.name}' (index {profile.index}) admits {_describe_ranges(profile)}: "
+        reasons = "".join(
+            f"\n  '{profile.name}' (index {profile.index}) admits {_describe_ranges(profile)}: "
             + self.find_problem(profile, shapes, rows)
             for profile in allowed
         )
-        which = "" if allowed == self.spec.profiles else "of those the request is pinned to "
         return NoProfileAdmits(
-            f"model '{self.spec.name}': no profile {which}admits {sent}; {reasons}; "
-            "send a shape within a range, or add a profile for this one"
+            f"{title}: {which} {sent}; {self._summarize(shapes, allowed)}; "
+            f"send a shape within a range, or add a profile for this one{reasons}"
         )
+
+    def _summarize(self, shapes: tuple[Shape, ...], allowed: tuple[Profile, ...]) -> str:
+        """Say which dimensions are at fault, and what all of `allowed` together admit there."""
+        faults = []
+        for name, dim, size in self._item_dims(shapes):
+            limits = [(p.ranges[name].min[dim], p.ranges[name].max[dim]) for p in allowed]
+            if not any(low <= size <= high for low, high in limits):
+                admitted = " or ".join(_span(low, high) for low, high in _merge(limits))
+                faults.append(f"dimension {dim} of '{name}' is {size}, admitted are {admitted}")
+        return "; ".join(faults) or "each of its sizes is admitted, but by no profile all of them"
+
+
+def _differs(known: Shape, sent: Shape) -> bool:
+    """Whether `sent`, of as many dimensions, contradicts `known`."""
+    return any(size not in (DYNAMIC, got) for size, got in zip(known, sent, strict=True))
+
+
+def _merge(limits: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join ranges of integers that overlap or touch; ascending."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(limits):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _describe_ranges(profile: Profile) -> str:

@@ -127,14 +127,11 @@ class TestDerivedProfiles:
         ]
         assert {each.max_queue_delay_ns for each in planned.profiles} == {1_500_000}
 
-    def test_without_batching_a_launch_is_one_row_whatever_the_shapes(self):
+    def test_without_batching_one_profile_takes_every_size_and_a_launch_is_one_row(self):
         planned = plan(top="batching = false")
 
-        assert names_and_rows(planned) == [
-            ("online", RowRange(1, 1, 1)),
-            ("dynamic", RowRange(1, 1, 1)),
-        ]
-        assert planned.profiles[1].ranges["X"].max == (32, 3)
+        assert names_and_rows(planned) == [("default", RowRange(1, 1, 1))]
+        assert planned.profiles[0].ranges == {"X": ShapeRange((1, 3), (4, 3), (32, 3))}
 
     def test_other_dynamic_dimensions_ask_for_profiles_with_a_template_that_works(self):
         inputs = (WIDE, tensor("mask.1", shape=(DYNAMIC, 4)), tensor("S", shape=(2,)))

@@ -91,7 +91,7 @@ class TestFindModels:
             ("both", "1", f"{tmp_path / 'both' / '1'}: holds model.onnx and model.plan"),
             ("fine", "1", ""),
             ("misnamed", "1", f"{tmp_path / 'misnamed' / '1'}: holds no model file"),
-            ("unversioned", "0", f"{tmp_path / 'unversioned'}: has no version"),
+            ("unversioned", "", f"{tmp_path / 'unversioned'}: has no version"),
         ]
 
     def test_a_path_without_models_is_refused_with_the_layout(self, tmp_path):
@@ -110,6 +110,51 @@ class TestFindModels:
             "file.txt": f"{tmp_path / 'file.txt'}: is not a model file; {layout}",
             ".": f"{tmp_path}: holds no models; {layout}",
         }
+
+    def test_a_path_next_to_the_repository_is_refused_with_what_may_have_been_meant(self, tmp_path):
+        repository = tmp_path / "models"
+        file = add_model(repository, "resnet")
+        add_model(tmp_path / "flat", "resnet", ".")
+        moved = tmp_path / "flat" / "resnet"
+
+        assert {
+            str(place.relative_to(tmp_path)): refusal(place)
+            .removeprefix(f"{place}: ")
+            .partition(" expected")[0]
+            for place in [file.parent, file.parent.parent, tmp_path, tmp_path / "flat", moved]
+        } == {
+            "models/resnet/1": "is not a repository, but holds a model file; "
+            f"did you mean {repository} or {file}?",
+            "models/resnet": f"is the folder of one model; did you mean {repository}?",
+            ".": f"holds no models; did you mean {repository}?",
+            "flat": f"holds no models; did you mean to put {moved / 'model.onnx'} into "
+            f"{moved / '1'}?",
+            "flat/resnet": "is not a repository, but holds a model file; "
+            f"did you mean {moved / 'model.onnx'}?",
+        }
+
+    def test_nothing_is_warned_of_where_there_is_no_model(self, tmp_path):
+        (tmp_path / "src").mkdir()
+        for stray in ["README.md", "src/main.py"]:
+            (tmp_path / stray).write_text("")
+
+        with structlog.testing.capture_logs() as logs:
+            refusal(tmp_path)
+
+        assert logs == []
+
+    def test_tritons_settings_are_ignored_with_the_place_to_put_them_instead(self, tmp_path):
+        add_model(tmp_path, "m")
+        (tmp_path / "m" / "config.pbtxt").write_text('name: "m"')
+
+        with structlog.testing.capture_logs() as logs:
+            find_models(tmp_path)
+
+        (entry,) = logs
+        assert entry["path"] == str(tmp_path / "m" / "config.pbtxt")
+        assert entry["reason"].startswith("it is not read; ")
+        assert "model.toml" in entry["reason"]
+        assert "'Coming from Triton' in docs/models.md" in entry["reason"]
 
     def test_a_file_of_an_ending_alone_names_no_model(self, tmp_path):
         (tmp_path / ".onnx").write_text("")
@@ -148,23 +193,18 @@ class TestLoadModel:
 
         assert str(raised.value) == (
             f"{files['onnx']}: backend 'simulated' reads .sim.toml files; set backend to 'auto', "
-            "or to one for this file: there are 'onnxruntime' (.onnx), 'simulated' (.sim.toml)"
+            "or to one for this file: there are 'tensorrt' (.plan, .onnx), 'tensorrt-rtx' (.plan, "
+            ".onnx), 'onnxruntime' (.onnx), 'simulated' (.sim.toml)"
         )
 
     def test_a_backend_that_is_not_built_in_is_refused_with_those_that_are(self, files):
-        with pytest.raises(ConfigError) as raised:
-            self.load(files["onnx"], override="tensorrt")
+        with pytest.raises(ConfigError, match="'openvino' is not part of this build; there"):
+            self.load(files["onnx"], override="openvino")
 
-        assert str(raised.value) == (
-            f"{files['onnx']}: backend 'tensorrt' is not part of this build; there are "
-            "'onnxruntime' (.onnx), 'simulated' (.sim.toml). "
-            "Set backend to one of them or to 'auto'"
-        )
-
-    def test_a_file_that_no_backend_reads_is_refused_with_those_there_are(self, files):
+    def test_a_plan_that_is_none_is_refused(self, files):
         files["plan"].write_text("")
 
-        with pytest.raises(ConfigError, match=r"m\.plan: no backend of this build reads it; there"):
+        with pytest.raises(ConfigError, match=r"m\.plan: is not a TensorRT plan"):
             self.load(files["plan"])
 
     def test_a_source_with_a_problem_is_refused_for_it(self, tmp_path):

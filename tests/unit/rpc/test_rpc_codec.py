@@ -285,11 +285,11 @@ def test_empty_typed_contents_beside_raw_ones_are_no_contents():
 @pytest.mark.parametrize(
     ("raw", "shape", "text"),
     [
-        (b"\x01\x00\x00", (1,), "element 0 begins with a 4-byte length, but only 3 bytes"),
+        (b"\x01\x00\x00", (1,), "3 bytes are too few for the 1 BYTES elements"),
         (b"\x05\x00\x00\x00abc", (1,), "element 0 claims 5 bytes, but only 3 are left"),
-        (b"\x00\x00\x00\x00", (2,), "1 BYTES elements, but the shape takes 2"),
-        (b"\x00\x00\x00\x00" * 2, (1,), "2 BYTES elements, but the shape takes 1"),
-        (b"", (2**40,), "0 BYTES elements, but the shape takes 1099511627776"),
+        (b"\x00\x00\x00\x00", (2,), "4 bytes are too few for the 2 BYTES elements"),
+        (b"\x00\x00\x00\x00" * 2, (1,), "4 bytes are left after the 1 BYTES elements"),
+        (b"", (2**40,), "0 bytes are too few for the 1099511627776 BYTES elements"),
     ],
 )
 def test_broken_bytes_framing_is_refused_with_the_place(raw, shape, text):

@@ -75,13 +75,13 @@ def test_a_refusal_is_logged_once_as_information():
     ]
 
 
-def test_a_failed_batch_is_logged_as_an_error():
+def test_a_failed_batch_is_not_logged_as_an_error_again():
     failure = errors.ExecutionFailed("the runner said no")
 
     with capture_logs() as logs:
         settle(failure, rpc="ModelInfer", model="digits")
 
-    assert [(line["log_level"], line["exc_info"]) for line in logs] == [("error", failure)]
+    assert [(line["log_level"], line["reason"]) for line in logs] == [("info", "ExecutionFailed")]
 
 
 def test_a_bug_is_told_by_an_id_that_the_log_holds_and_by_nothing_else():

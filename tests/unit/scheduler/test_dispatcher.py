@@ -229,17 +229,6 @@ def test_a_lost_runner_retires_its_lane_and_others_take_over():
     asyncio.run(scenario())
 
 
-def test_an_output_that_cannot_be_cut_into_rows_is_an_error_that_names_the_setting():
-    async def scenario():
-        async with dispatching(mission_model()) as (dispatcher, runners):
-            runners["online"].outputs = lambda _batch: {"Y": np.zeros((3, 2), np.float32)}
-            runners["online"].release()
-            with pytest.raises(ExecutionFailed, match="batching = false"):
-                await dispatcher.submit(rows(1))
-
-    asyncio.run(scenario())
-
-
 def test_drain_runs_what_waits_and_refuses_the_rest():
     async def scenario():
         spec = model(profile(0, (1, 1, 1)))
@@ -313,6 +302,36 @@ def test_requests_are_stacked_only_if_the_inputs_they_share_are_equal():
         assert [list(result.outputs["Y"]) for result in results] == [[0], [1], [2], [3]]
         thresholds = [(b.rows, float(b.pieces["T"][0])) for b in runners["p0"].batches]
         assert thresholds == [(1, 0.0), (2, 0.5), (1, pytest.approx(0.7))]
+
+    asyncio.run(scenario())
+
+
+def test_drain_gives_up_a_launch_that_does_not_return():
+    async def scenario():
+        loaded, runners = gated_model(model(profile(0, (1, 1, 1))))
+        dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=10)
+        running = asyncio.create_task(dispatcher.submit(rows(1)))
+        await started(runners["p0"])
+        assert await dispatcher.drain(0) == 1
+        with pytest.raises(Draining):
+            await running
+        assert not await dispatcher.close()
+        runners["p0"].release()
+
+    asyncio.run(scenario())
+
+
+def test_a_launch_that_cannot_be_started_fails_its_requests_and_frees_the_lane():
+    async def scenario():
+        async with dispatching(mission_model()) as (dispatcher, runners):
+            thread = dispatcher._threads[0]
+            thread.submit, submit = None, thread.submit  # calling it is a TypeError
+            with pytest.raises(ExecutionFailed, match="TypeError"):
+                await dispatcher.submit(rows(1), profile="online")
+            thread.submit = submit
+            runners["online"].release()
+            result = await dispatcher.submit(rows(1), profile="online")
+            assert list(result.outputs["Y"]) == [1]
 
     asyncio.run(scenario())
 

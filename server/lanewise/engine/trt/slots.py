@@ -1,0 +1,171 @@
+"""Where one batch lies: pinned host memory and device memory for every tensor of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from lanewise.engine.runner import Batch
+from lanewise.memory.device import CudaEvent, DeviceBuffer, PinnedBuffer, Stream
+from lanewise.memory.staging import pad_rows
+from lanewise.models import ModelSpec
+from lanewise.tensors import Array, Shape, TensorSpec, element_count
+
+PARALLEL_COPY_BYTES = 4 << 20
+"""Inputs from this size on are copied by several threads: one moves 7 GB/s on an H200's host,
+so that 128 images would take as long to stage as to infer."""
+COPY_THREADS = 4
+
+_copiers = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
+
+
+class Slot:
+    """Buffers for one batch on its way through the device. Used by one thread at a time.
+
+    Attributes:
+        staged: marks, on the copy stream, that the inputs are on the device.
+        done: marks, on the runner's stream, that the outputs are in pinned memory.
+    """
+
+    def __init__(self, index: int, spec: ModelSpec, on_host: frozenset[str]) -> None:
+        self.index = index
+        self.staged = CudaEvent()
+        self.done = CudaEvent()
+        self._spec = spec
+        self._on_host = on_host
+        self._pinned = {tensor.name: PinnedBuffer() for tensor in (*spec.inputs, *spec.outputs)}
+        self._device = {
+            tensor.name: DeviceBuffer()
+            for tensor in (*spec.inputs, *spec.outputs)
+            if tensor.name not in on_host
+        }
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of pinned memory."""
+        return sum(buffer.nbytes for buffer in self._pinned.values())
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of device memory."""
+        return sum(buffer.nbytes for buffer in self._device.values())
+
+    def reserve(self, shapes: Mapping[str, Shape]) -> bool:
+        """Make room for tensors of these shapes; return whether a device address has changed.
+
+        Raises:
+            CudaError: there is too little memory.
+        """
+        moved = False
+        for tensor in (*self._spec.inputs, *self._spec.outputs):
+            if tensor.name in shapes:
+                nbytes = max(1, element_count(shapes[tensor.name]) * tensor.dtype.numpy.itemsize)
+                self._pinned[tensor.name].reserve(nbytes)
+                if tensor.name in self._device:
+                    moved |= self._device[tensor.name].reserve(nbytes)
+        return moved
+
+    def address(self, name: str) -> int:
+        """Where TensorRT finds a tensor: on the device, or in host memory for shape tensors."""
+        found = self._device.get(name)
+        return self._pinned[name].address if found is None else found.address
+
+    def stage(self, batch: Batch, shapes: Mapping[str, Shape], stream: Stream) -> None:
+        """Copy the rows of `batch` into pinned memory, once, and start their way to the device.
+
+        Args:
+            batch: its pieces are only read.
+            shapes: of every input, with the padded number of rows.
+            stream: does the copies to the device; `staged` is recorded in it.
+        """
+        for tensor in self._spec.inputs:
+            self._stage_tensor(tensor, batch.pieces[tensor.name], shapes[tensor.name], stream)
+        stream.record(self.staged)
+
+    def fetch(self, shapes: Mapping[str, Shape], stream: Stream) -> None:
+        """Start the way of the outputs to pinned memory; `done` is recorded in `stream`."""
+        for tensor in self._spec.outputs:
+            nbytes = element_count(shapes[tensor.name]) * tensor.dtype.numpy.itemsize
+            if nbytes and tensor.name in self._device:
+                target = self._pinned[tensor.name].address
+                stream.copy_out(target, self._device[tensor.name].address, nbytes)
+        stream.record(self.done)
+
+    def collect(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
+        """Copy the outputs out of pinned memory; `done` must have been waited for."""
+        return {
+            tensor.name: self._pinned[tensor.name]
+            .view(tensor.dtype.numpy, shapes[tensor.name])
+            .copy()
+            for tensor in self._spec.outputs
+        }
+
+    def close(self) -> None:
+        """Release every buffer; nothing may be using them."""
+        for pinned in self._pinned.values():
+            pinned.close()
+        for device in self._device.values():
+            device.close()
+        self.staged.close()
+        self.done.close()
+
+    def _stage_tensor(
+        self, tensor: TensorSpec, pieces: Sequence[Array], shape: Shape, stream: Stream
+    ) -> None:
+        pinned = self._pinned[tensor.name].view(tensor.dtype.numpy, shape)
+        if tensor.name in self._on_host:
+            np.copyto(pinned, pieces[0])
+            return
+        target = self._device[tensor.name].address
+        if tensor.name not in self._spec.rowwise:
+            np.copyto(pinned, pieces[0])
+            if pinned.nbytes:
+                stream.copy_in(target, self._pinned[tensor.name].address, pinned.nbytes)
+            return
+        rows = sum(piece.shape[0] for piece in pieces)
+        pad_rows(pinned, rows)
+        row_bytes = pinned.nbytes // shape[0]
+        source = self._pinned[tensor.name].address
+
+        def copy(first: int, piece: Array) -> None:
+            last = first + piece.shape[0]
+            _words(pinned)[first:last] = _words(piece)
+            offset = first * row_bytes
+            stream.copy_in(target + offset, source + offset, piece.shape[0] * row_bytes)
+
+        if pinned.nbytes < PARALLEL_COPY_BYTES:
+            first = 0
+            for piece in pieces:
+                _words(pinned)[first : first + piece.shape[0]] = _words(piece)
+                first += piece.shape[0]
+            if pinned.nbytes:
+                stream.copy_in(target, source, pinned.nbytes)
+            return
+        _copy_in_parallel(copy, pieces, COPY_THREADS)
+        if rows < shape[0]:
+            offset = rows * row_bytes
+            stream.copy_in(target + offset, source + offset, pinned.nbytes - offset)
+
+
+def _copy_in_parallel(
+    copy: Callable[[int, Array], None], pieces: Sequence[Array], parts: int
+) -> None:
+    """Call `copy` for parts of `pieces` of about equal rows, on several threads."""
+    rows = sum(piece.shape[0] for piece in pieces)
+    step = -(-rows // parts)
+    jobs: list[Future[None]] = []
+    first = 0
+    for piece in pieces:
+        for start in range(0, piece.shape[0], step):
+            part = piece[start : start + step]
+            jobs.append(_copiers.submit(copy, first + start, part))
+        first += piece.shape[0]
+    for job in jobs:
+        job.result()
+
+
+def _words(array: Array) -> Array:
+    """View FP16, BF16 and FP8 as integers: numpy copies them as fast as memory allows."""
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
