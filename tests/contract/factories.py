@@ -157,4 +157,6 @@ FACTORIES: tuple[RunnerFactory, ...] = (
 
 def load(file: Path, settings: ModelSettings) -> LoadedModel:
     (source,) = find_models(file)
+    if settings.backend == "auto" and file.suffix == ".onnx":
+        settings = settings.model_copy(update={"backend": "onnxruntime"})
     return load_model(source, settings, clock=InstantClock())

@@ -50,7 +50,9 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
     facts = describe_engine(binding, loaded.engine)
     if settings.profiles is None and source.file.suffix != PLAN_SUFFIX:
         # The plan has the profiles that were derived when it was built, but not their names.
-        derived = derive_profiles(facts.inputs, source.settings_file)
+        derived = derive_profiles(
+            facts.inputs, source.settings_file, batching=settings.batching is not False
+        )
         names = tuple(ProfileSettings(name=each.name) for each in derived)
         settings = settings.model_copy(update={"profiles": names})
     profiles = plan_engine_profiles(facts, plan, settings, source.settings_file)

@@ -76,7 +76,8 @@ def resolve_profiles(
     entries = settings.profiles
     if entries is None:
         executed = [each for each in tensors.inputs if each.name not in tensors.shape_tensors]
-        entries = derive_profiles(executed, settings_file)
+        batching = settings.batching is not False
+        entries = derive_profiles(executed, settings_file, batching=batching)
     filled, assumptions = _fill_defaults(entries, tensors)
     problems = list(_value_problems(filled, tensors))
     if problems:

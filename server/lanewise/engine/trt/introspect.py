@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lanewise.engine.profiles import CarriedProfiles, ProfilePlan, plan_profiles
 from lanewise.engine.trt.binding import Binding, TrtObject
+from lanewise.memory.device import Stream
 from lanewise.model_settings import (
     ModelSettings,
     ProfileSettings,
@@ -15,7 +16,7 @@ from lanewise.model_settings import (
     quote_key,
     settings_error,
 )
-from lanewise.tensors import DType, TensorSpec, format_shape
+from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec, format_shape
 
 # https://github.com/NVIDIA/TensorRT/issues/4302: a call that ends the process.
 _NO_MEMORY_PER_PROFILE = ("10.7.",)
@@ -93,24 +94,76 @@ def describe_engine(binding: Binding, engine: TrtObject) -> EngineFacts:
     inputs = [n for n in names if engine.get_tensor_mode(n) == module.TensorIOMode.INPUT]
     shape_tensors = frozenset(name for name in names if engine.is_shape_inference_io(name))
     streamable = int(engine.streamable_weights_size)
+    profiles = tuple(
+        EngineProfile(
+            {n: _shapes(engine, n, index) for n in inputs if n not in shape_tensors},
+            {n: _values(engine, n, index) for n in inputs if n in shape_tensors},
+            _device_memory(binding, engine, index, streams_weights=streamable > 0),
+        )
+        for index in range(engine.num_optimization_profiles)
+    )
+    outputs = {name: tensors[name] for name in names if name not in inputs}
+    if not shape_tensors:  # with them, shapes follow from values that are not known yet
+        outputs = _observe_outputs(binding, engine, outputs, profiles)
     return EngineFacts(
-        inputs=tuple(tensors[name] for name in inputs),
-        outputs=tuple(tensors[name] for name in names if name not in inputs),
+        inputs=tuple(_widen(tensors[name], profiles) for name in inputs),
+        outputs=tuple(outputs.values()),
         shape_tensors=shape_tensors,
         host_tensors=frozenset(
             name for name in names if engine.get_tensor_location(name) == module.TensorLocation.HOST
         ),
-        profiles=tuple(
-            EngineProfile(
-                {n: _shapes(engine, n, index) for n in inputs if n not in shape_tensors},
-                {n: _values(engine, n, index) for n in inputs if n in shape_tensors},
-                _device_memory(binding, engine, index, streams_weights=streamable > 0),
-            )
-            for index in range(engine.num_optimization_profiles)
-        ),
+        profiles=profiles,
         aux_streams=int(engine.num_aux_streams),
         streamable_weight_bytes=streamable,
     )
+
+
+def _widen(tensor: TensorSpec, profiles: Sequence[EngineProfile]) -> TensorSpec:
+    """Make dimensions dynamic in which profiles admit different sizes.
+
+    TensorRT-RTX 1.6 tells the sizes of a first profile that admits but one as if they were
+    the engine's.
+    """
+    ranges = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
+    observed = [shape for limits in ranges for shape in (limits.min, limits.max)]
+    return _merge(tensor, observed)
+
+
+def _merge(tensor: TensorSpec, observed: Sequence[Shape]) -> TensorSpec:
+    """Make dimensions dynamic in which the shapes observed differ."""
+    if not observed:
+        return tensor
+    sizes = zip(tensor.shape, *observed, strict=True)
+    shape = tuple(each[0] if len(set(each[1:])) == 1 else DYNAMIC for each in sizes)
+    return replace(tensor, shape=shape)
+
+
+def _observe_outputs(
+    binding: Binding,
+    engine: TrtObject,
+    outputs: Mapping[str, TensorSpec],
+    profiles: Sequence[EngineProfile],
+) -> dict[str, TensorSpec]:
+    """Find the dynamic dimensions of outputs: ask a context, at both ends of every profile.
+
+    The context runs nothing and has no memory of its own.
+    """
+    observed: dict[str, list[Shape]] = {name: [] for name in outputs}
+    strategies = binding.module.ExecutionContextAllocationStrategy
+    context = engine.create_execution_context(strategies.USER_MANAGED)
+    stream = Stream()
+    try:
+        for index, profile in enumerate(profiles):
+            context.set_optimization_profile_async(index, stream.number)
+            stream.synchronize()
+            for end in ("min", "max"):
+                for name, limits in profile.shapes.items():
+                    context.set_input_shape(name, getattr(limits, end))
+                for name in outputs:
+                    observed[name].append(_ints(context.get_tensor_shape(name)))
+    finally:
+        stream.close()
+    return {name: _merge(tensor, observed[name]) for name, tensor in outputs.items()}
 
 
 def plan_engine_profiles(
