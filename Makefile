@@ -9,10 +9,10 @@ INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
 announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check protos build clean
+.PHONY: help demo serve test test-gpu bench-gpu check protos build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## serve the example, send it three kinds of traffic, print what came of it
 	$(BIN)/python examples/digits/demo.py
@@ -22,6 +22,14 @@ serve: $(VENV)/.runtime ## serve the example until it is interrupted
 
 test: $(VENV)/.test ## run every test that needs no GPU
 	$(BIN)/python -m pytest --ignore=tests/gpu $(PYTEST_ARGS)
+
+test-gpu: ## run the tests that need a GPU; with the Python that has TensorRT-RTX, see README
+	LANEWISE_REQUIRE_GPU=1 PYTHONPATH=server:client:$(PYTHONPATH) \
+		$(PYTHON) -m pytest tests/gpu tests/contract tests/unit/trt $(PYTEST_ARGS)
+
+bench-gpu: ## measure the lanes of ResNet-50 on this GPU, beside the naive ways
+	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/speed.py \
+		--output benchmarks/gpu/results/$$(date +%F)-speed.json
 
 check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are up to date
 	$(BIN)/ruff format --check .

@@ -13,8 +13,8 @@ from lanewise_client import AsyncClient
 
 MODEL_FILE = DIGITS / "digits" / "1" / "model.onnx"
 
-# Convolutions may run in TF32, which keeps 10 bits of mantissa: 1e-3 of the largest logit.
-RELATIVE_TOLERANCE = 2e-3
+# Convolutions may run in TF32, which keeps 10 bits of mantissa: 1e-3 for each of four layers.
+RELATIVE_TOLERANCE = 5e-3
 
 
 @pytest.fixture(autouse=True)

@@ -234,6 +234,8 @@ class Scheduler:
 
     def _launch(self, now_ns: int, queues: Collection[StackQueue]) -> list[Decision]:
         launches: list[Decision] = []
+        if not queues:
+            return launches
         while best := min(
             self._proposals(now_ns, queues), key=batching.Proposal.rank, default=None
         ):

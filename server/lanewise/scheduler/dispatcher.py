@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ import structlog
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
 from lanewise.engine.runner import Batch, LoadedModel
 from lanewise.engine.strings import decode_strings
+from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import (
     DeadlineExpired,
     Draining,
@@ -88,9 +90,7 @@ class Dispatcher:
         self._when_lane_lost = when_lane_lost
         self._runners = loaded.runners
         self._threads = tuple(
-            ThreadPoolExecutor(
-                runner.depth, thread_name_prefix=f"{loaded.spec.name}-{runner.profile.name}"
-            )
+            RunnerThreads(runner.depth, f"{loaded.spec.name}-{runner.profile.name}")
             for runner in loaded.runners
         )
         self._scheduler = Scheduler(
@@ -103,7 +103,9 @@ class Dispatcher:
         )
         self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
         self._requests: dict[RequestId, _Request] = {}
-        self._in_flight: set[asyncio.Future[Outputs]] = set()
+        self._in_flight = 0
+        self._nothing_in_flight = asyncio.Event()
+        self._nothing_in_flight.set()
         self._last_id = 0
         self._timer: Timer | None = None
         self._timer_ns: int | None = None
@@ -133,9 +135,8 @@ class Dispatcher:
         Raises:
             ExecutionFailed: a runner cannot run its own profile.
         """
-        loop = asyncio.get_running_loop()
-        for runner, thread in zip(self._runners, self._threads, strict=True):
-            await loop.run_in_executor(thread, runner.warm_up)
+        for runner, threads in zip(self._runners, self._threads, strict=True):
+            await threads.call(runner.warm_up)
 
     async def submit(
         self,
@@ -214,8 +215,8 @@ class Dispatcher:
             await asyncio.wait(ends, timeout=grace_ns / NS_PER_S)
         rejected = self._scheduler.abandon()
         self._carry_out(rejected)
-        if self._in_flight:
-            await asyncio.wait(self._in_flight, timeout=OVERTIME_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nothing_in_flight.wait(), OVERTIME_S)
         stuck = list(self._requests)
         for request_id in stuck:
             text = "the server stopped before the request was done; try another replica"
@@ -229,17 +230,14 @@ class Dispatcher:
             Whether all is released. False if a launch is still in flight: the threads go on
             until it returns, and the runners are left to the end of the process.
         """
-        loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        if self._in_flight:
-            for thread in self._threads:
-                thread.shutdown(wait=False)
-            return False
-        for runner, thread in zip(self._runners, self._threads, strict=True):
-            await loop.run_in_executor(thread, runner.close)
-            thread.shutdown()
-        return True
+        is_free = not self._in_flight
+        for runner, threads in zip(self._runners, self._threads, strict=True):
+            if is_free:
+                await threads.call(runner.close)
+            threads.stop()
+        return is_free
 
     def _shared_contents(self, inputs: Mapping[str, Array]) -> Hashable:
         """Get what must be equal, besides shapes, for two requests to share a launch."""
@@ -278,18 +276,15 @@ class Dispatcher:
 
     def _launch(self, launch: Launch) -> None:
         launched_ns = self._clock.now_ns()
-        loop = asyncio.get_running_loop()
+        when_done = functools.partial(self._finish, launch, launched_ns)
+        self._in_flight += 1
+        self._nothing_in_flight.clear()
         try:
-            future = loop.run_in_executor(
-                self._threads[launch.lane_id],
-                self._runners[launch.lane_id].run,
-                self._build(launch),
-            )
-        except Exception as error:  # out of memory or threads: the lane must not stay busy
-            future = loop.create_future()
-            future.set_exception(error)
-        self._in_flight.add(future)
-        future.add_done_callback(functools.partial(self._finish, launch, launched_ns))
+            batch = self._build(launch)
+        except Exception as error:  # out of memory: the lane must not stay busy for ever
+            asyncio.get_running_loop().call_soon(when_done, None, error)
+            return
+        self._threads[launch.lane_id].submit(when_done, self._runners[launch.lane_id].run, batch)
 
     def _build(self, launch: Launch) -> Batch:
         pieces: dict[str, list[Array]] = {}
@@ -304,26 +299,35 @@ class Dispatcher:
                 pieces[tensor.name] = [first.inputs[tensor.name]]
         return Batch(pieces, launch.rows, launch.padded_rows)
 
-    def _finish(self, launch: Launch, launched_ns: int, future: asyncio.Future[Outputs]) -> None:
-        self._in_flight.discard(future)
+    def _finish(
+        self,
+        launch: Launch,
+        launched_ns: int,
+        outputs: Outputs | None,
+        error: BaseException | None,
+    ) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._nothing_in_flight.set()
         now_ns = self._clock.now_ns()
         lane = self._scheduler.lanes[launch.lane_id]
-        error = future.exception()
-        _log.debug(
-            "launch finished",
-            model=self.spec.name,
-            version=self.spec.version,
-            profile=lane.profile.name,
-            reason=launch.reason.value,
-            requests=len(launch.slices),
-            rows=launch.rows,
-            padded_rows=launch.padded_rows,
-            execution_ms=(now_ns - launched_ns) / NS_PER_MS,
-        )
-        if error is None:
-            self._deliver(launch, launched_ns, now_ns, future.result())
+        if _is_debugged():
+            _log.debug(
+                "launch finished",
+                model=self.spec.name,
+                version=self.spec.version,
+                profile=lane.profile.name,
+                reason=launch.reason.value,
+                requests=len(launch.slices),
+                rows=launch.rows,
+                padded_rows=launch.padded_rows,
+                execution_ms=(now_ns - launched_ns) / NS_PER_MS,
+            )
+        if outputs is not None:
+            self._deliver(launch, launched_ns, now_ns, outputs)
             self._carry_out(self._scheduler.finish(launch.launch_id, now_ns))
             return
+        error = error or ExecutionFailed("the runner returned nothing")
         _log.error(
             "launch failed",
             model=self.spec.name,
@@ -376,6 +380,11 @@ class Dispatcher:
             f"model '{self.spec.name}': the deadline passed after {waited_ns / NS_PER_MS:.1f} ms "
             "in the queue, before the request could run; allow more time or send less load"
         )
+
+
+def _is_debugged() -> bool:
+    """Whether lines of level debug are wanted; asked because making one up takes 12 us."""
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def _rows(part: Slice) -> slice:

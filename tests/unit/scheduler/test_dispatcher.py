@@ -321,14 +321,13 @@ def test_drain_gives_up_a_launch_that_does_not_return():
     asyncio.run(scenario())
 
 
-def test_a_launch_that_cannot_be_started_fails_its_requests_and_frees_the_lane():
+def test_a_launch_that_cannot_be_built_fails_its_requests_and_frees_the_lane():
     async def scenario():
         async with dispatching(mission_model()) as (dispatcher, runners):
-            thread = dispatcher._threads[0]
-            thread.submit, submit = None, thread.submit  # calling it is a TypeError
+            dispatcher._build, build = None, dispatcher._build  # calling it is a TypeError
             with pytest.raises(ExecutionFailed, match="TypeError"):
                 await dispatcher.submit(rows(1), profile="online")
-            thread.submit = submit
+            dispatcher._build = build
             runners["online"].release()
             result = await dispatcher.submit(rows(1), profile="online")
             assert list(result.outputs["Y"]) == [1]
