@@ -247,6 +247,8 @@ class Scheduler:
         if not lanes:
             return
         for queue in queues:
+            if not queue:
+                continue
             for lane in lanes:
                 proposal = batching.propose(
                     lane,

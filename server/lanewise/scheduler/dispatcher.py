@@ -249,10 +249,11 @@ class Dispatcher:
         )
 
     def _carry_out(self, decisions: Iterable[Decision]) -> None:
+        launches = []
         for decision in decisions:
             match decision:
                 case Launch():
-                    self._launch(decision)
+                    launches.append(decision)
                 case Complete(request_id) | Fail(request_id):
                     self._end(request_id)
                 case Reject(request_id, error):
@@ -260,6 +261,10 @@ class Dispatcher:
                 case Expire(request_id):
                     self._end(request_id, self._describe_expiry(request_id))
         self._set_timer()
+        # Last of all: a runner's thread cannot begin before this one lets go of the
+        # interpreter lock.
+        for launch in launches:
+            self._launch(launch)
 
     def _set_timer(self) -> None:
         wakeup_ns = self._scheduler.next_wakeup_ns()
