@@ -263,10 +263,10 @@ def main() -> None:
         cli()
     except Exception as error:
         # Not before: grpc, which comes with the client, must see what `serve` sets for it.
-        from lanewise.errors import ConfigError
+        from lanewise.errors import ConfigError, RunnerLost
         from lanewise_client import ServingError
 
-        if not isinstance(error, ConfigError | ServingError):
+        if not isinstance(error, ConfigError | RunnerLost | ServingError):
             raise
         click.echo(f"lanewise: {error}", err=True)
         sys.exit(1)

@@ -16,7 +16,7 @@ from lanewise.clock import NS_PER_S, Clock, SystemClock
 from lanewise.config import ServerSettings, require_free_port
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
-from lanewise.errors import ConfigError, ServingError
+from lanewise.errors import ConfigError, RunnerLost, ServingError
 from lanewise.http import HttpEndpoint, readiness_of
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
@@ -59,7 +59,7 @@ class App:
         self._stop = asyncio.Event()
         self._lane_lost = asyncio.Event()
         self._signalled = False
-        self._nothing_loaded: ConfigError | None = None
+        self._fatal: ConfigError | RunnerLost | None = None
 
     def stop(self) -> None:
         """Ask the server to drain and return from `run`. May be called again, to no effect."""
@@ -70,6 +70,7 @@ class App:
 
         Raises:
             ConfigError: there is nothing to serve, or a port is taken.
+            RunnerLost: a model has lost every lane.
         """
         self._watch_signals()
         sources = find_models(self.settings.path)
@@ -102,8 +103,8 @@ class App:
         finally:
             await self._drain(server, health)
             http.close()
-        if self._nothing_loaded is not None:
-            raise self._nothing_loaded
+        if self._fatal is not None:
+            raise self._fatal
 
     def _bind(self, server: grpc.aio.Server) -> None:
         try:
@@ -148,11 +149,22 @@ class App:
         self.left_running = loading.cancelled()
 
     async def _tell_of_lost_lanes(self, health: HealthService) -> None:
-        """Publish the health anew whenever a lane has been lost, for those who watch it."""
+        """Publish the health anew whenever a lane has been lost; stop when a model has none left.
+
+        A device that is lost is lost to the whole process: only a new one can use it again.
+        """
         while True:
             await self._lane_lost.wait()
             self._lane_lost.clear()
             await health.publish(self.registry)
+            for model in self.registry:
+                lanes = model.lanes
+                if lanes is not None and len(lanes.lost_profiles) == len(lanes.spec.profiles):
+                    self._fatal = RunnerLost(
+                        f"model {model.title} has lost every lane; the server stops, for its "
+                        "supervisor to start a new one"
+                    )
+                    self.stop()
 
     async def _load_all(self, sources: list[ModelSource], health: HealthService) -> None:
         started_ns = self._clock.now_ns()
@@ -169,7 +181,7 @@ class App:
         self.loaded.set()
         if not self._dispatchers:
             reasons = "\n".join(f"{m.title}: {m.reason}" for m in self.registry)
-            self._nothing_loaded = ConfigError(f"no model could be loaded\n{reasons}")
+            self._fatal = ConfigError(f"no model could be loaded\n{reasons}")
             self.stop()
             return
         _log.info(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +13,10 @@ from helpers.models import InstantClock
 from helpers.serving import SIMULATED, address_of, running_app
 from lanewise.clock import NS_PER_S, SystemClock
 from lanewise.engine.repository import find_models, load_model
-from lanewise.errors import ExecutionFailed
+from lanewise.errors import ExecutionFailed, RunnerLost
 from lanewise.model_settings import ModelSettings
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise_client import AsyncClient
+from lanewise_client import AsyncClient, Unavailable
 
 SIMULATION = """
 inputs = [{ name = "X", datatype = "INT32", shape = [-1, -1] }]
@@ -163,3 +164,24 @@ def test_a_server_that_loses_a_lane_says_so_and_serves_what_it_can():
             assert (entry.state, entry.reason) == ("unavailable", "lost the lanes of online-short")
 
     asyncio.run(scenario())
+
+
+def test_a_server_that_has_lost_every_lane_of_a_model_stops_for_its_supervisor():
+    async def scenario():
+        async with (
+            running_app(SIMULATED) as app,
+            AsyncClient(address_of(app), timeout_s=30) as client,
+        ):
+            lanes = app.registry.resolve("encoder").require_lanes()
+            for runner in lanes._runners:
+                runner.close()
+            shapes = {p.name: p.ranges["token_ids"].opt for p in lanes.spec.profiles}
+            for name, shape in shapes.items():
+                tokens = {"token_ids": np.zeros(shape, np.int32)}
+                with pytest.raises(Unavailable):
+                    await client.infer("encoder", tokens, profile=name)
+            await asyncio.wait_for(app._stop.wait(), 10)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(scenario())
+    assert caught.group_contains(RunnerLost, match="encoder 1 has lost every lane")

@@ -123,7 +123,10 @@ class LoadedModel:
 
     Attributes:
         runners: one or more for each profile of `spec`, in the order of the profiles.
+        is_compiled: whether each profile was compiled apart, so that its runners have to
+            show that they agree with each other before they serve.
     """
 
     spec: ModelSpec
     runners: tuple[Runner, ...]
+    is_compiled: bool = False

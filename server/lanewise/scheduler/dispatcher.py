@@ -14,6 +14,7 @@ import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
 from lanewise.engine.runner import Batch, LoadedModel
+from lanewise.engine.self_check import require_agreement
 from lanewise.engine.strings import decode_strings
 from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import (
@@ -89,6 +90,7 @@ class Dispatcher:
         self._clock = clock
         self._when_lane_lost = when_lane_lost
         self._runners = loaded.runners
+        self._is_compiled = loaded.is_compiled
         self._threads = tuple(
             RunnerThreads(runner.depth, f"{loaded.spec.name}-{runner.profile.name}")
             for runner in loaded.runners
@@ -133,10 +135,14 @@ class Dispatcher:
         cannot be interrupted, so `close` would wait for it.
 
         Raises:
-            ExecutionFailed: a runner cannot run its own profile.
+            ExecutionFailed: a runner cannot run its own profile, or two of them disagree.
         """
         for runner, threads in zip(self._runners, self._threads, strict=True):
             await threads.call(runner.warm_up)
+        if self._is_compiled and self._threads:
+            await self._threads[0].call(
+                functools.partial(require_agreement, self.spec, self._runners)
+            )
 
     async def submit(
         self,

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.graphs import GraphCache  # noqa: E402 - needs what was asked for above
+from lanewise.engine.trt.graphs import GraphCache
 
 
 @dataclass

@@ -9,6 +9,9 @@ import pytest
 from helpers.models import profile_entry, tensor
 from helpers.trt_models import FakeEngine, FakeTensor, import_tensorrt
 from lanewise.engine.trt.binding import make_binding
+
+pytest.importorskip("cuda.bindings")
+
 from lanewise.engine.trt.introspect import ShapeValues, describe_engine, plan_engine_profiles
 from lanewise.errors import ConfigError
 from lanewise.model_settings import ModelSettings, ShapeRangeSettings

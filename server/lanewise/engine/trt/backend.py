@@ -73,7 +73,7 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
     runners = [
         make_runner(spec, profile) for profile in spec.profiles for _ in range(wanted[profile.name])
     ]
-    return LoadedModel(spec, tuple(runners))
+    return LoadedModel(spec, tuple(runners), is_compiled=True)
 
 
 def _find_plan(

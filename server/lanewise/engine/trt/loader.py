@@ -27,6 +27,9 @@ _REMEDIES = {
 }
 """By TensorRT-RTX's diagnostics."""
 
+_UNSUPPORTED_DEVICE = "UNSUPPORTED_CC"
+"""1.6 says so of every plan on an H200, which it does not support, and runs them all."""
+
 
 @dataclass(slots=True)
 class LoadedEngine:
@@ -70,7 +73,7 @@ def load_engine(binding: Binding, file: Path, *, allow_host_code: bool = False) 
     runtime = _make_runtime(binding, file)
     objections: tuple[str, ...] = ()
     if binding.is_rtx:
-        objections = _ask_for_objections(binding, runtime, file)
+        objections = _ask_for_objections(binding, runtime, file, header)
     elif allow_host_code:
         runtime.engine_host_code_allowed = True
     with file.open("rb") as plan, binding.messages.collecting() as lines:
@@ -80,7 +83,6 @@ def load_engine(binding: Binding, file: Path, *, allow_host_code: bool = False) 
         if engine is None:
             raise _refused(binding, file, header, (*objections, *lines.errors))
     if objections:
-        # 1.6 calls plans invalid on an H200, which it does not support, and runs them.
         _log.warning("plan is not made for this device", file=str(file), reasons=objections)
     return LoadedEngine(engine, runtime, header)
 
@@ -99,15 +101,27 @@ def _make_runtime(binding: Binding, file: Path) -> TrtObject:
     return runtime
 
 
-def _ask_for_objections(binding: Binding, runtime: TrtObject, file: Path) -> tuple[str, ...]:
-    """Ask TensorRT-RTX, which needs no more than the header, what speaks against the plan."""
+def _ask_for_objections(
+    binding: Binding, runtime: TrtObject, file: Path, header: PlanHeader
+) -> tuple[str, ...]:
+    """Ask TensorRT-RTX, which needs no more than the header, what speaks against the plan.
+
+    Returns:
+        What speaks against it, but does not keep it from being tried.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
     known = binding.module.EngineInvalidityDiagnostics
     with file.open("rb") as plan:
         head = plan.read(HEADER_BYTES)
     with binding.messages.collecting() as lines:
         _, diagnostics = runtime.get_engine_validity(head)
-    found = [text for name, text in _REMEDIES.items() if diagnostics & int(getattr(known, name))]
-    return (*found, *lines.errors)
+    found = [name for name in _REMEDIES if diagnostics & int(getattr(known, name))]
+    objections = (*(_REMEDIES[name] for name in found), *lines.errors)
+    if found and found != [_UNSUPPORTED_DEVICE]:
+        raise _refused(binding, file, header, objections)
+    return objections
 
 
 def _refused(
