@@ -246,7 +246,7 @@ async def main() -> int:
     if not faults:
         worst = max(kind.worst_difference for kind in kinds)
         console.print(
-            f"\nOK: every answer equals the model's own (largest difference {worst:.1e}), "
+            f"\nOK: every answer is the model's own (logits differ by {worst:.1e} at most), "
             "every lane was used, the server stopped with 0",
             style="bold green",
         )

@@ -10,12 +10,12 @@ import numpy as np
 import onnxruntime
 
 from lanewise.clock import Clock
-from lanewise.engine.inputs import InputBuffers, warm_up_batches
+from lanewise.engine.host_runner import HostRunner
 from lanewise.engine.profiles import plan_profiles
-from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory, require_rows
+from lanewise.engine.runner import LoadedModel
 from lanewise.engine.source import ModelSource
 from lanewise.engine.strings import decode_strings, encode_strings
-from lanewise.errors import ConfigError, ExecutionFailed, RunnerLost
+from lanewise.errors import ConfigError, ExecutionFailed
 from lanewise.model_settings import ModelSettings
 from lanewise.models import ModelSpec, Profile
 from lanewise.tensors import DYNAMIC, Array, DType, TensorSpec
@@ -142,45 +142,20 @@ class OrtSession:
         ]
 
 
-class OrtRunner:
+class OrtRunner(HostRunner):
     """Executes batches for one profile; shares its session with the model's other runners."""
 
     def __init__(self, session: OrtSession, spec: ModelSpec, profile: Profile) -> None:
-        self._session: OrtSession | None = session
-        self._spec = spec
-        self._profile = profile
-        self._buffers: InputBuffers | None = InputBuffers(spec, profile)
-
-    @property
-    def profile(self) -> Profile:
-        return self._profile
-
-    @property
-    def depth(self) -> int:
-        return 1
-
-    @property
-    def row_counts(self) -> tuple[int, ...]:
-        return ()
-
-    def warm_up(self) -> None:
-        for batch in warm_up_batches(self._spec, self._profile):
-            self.run(batch)
-
-    def run(self, batch: Batch) -> dict[str, Array]:
-        if self._session is None or self._buffers is None:
-            raise RunnerLost(f"the runner of profile '{self._profile.name}' is closed")
-        outputs = self._session.run(self._buffers.gather(batch))
-        require_rows(self._spec, outputs, batch.padded_rows)
-        return outputs
-
-    def memory(self) -> RunnerMemory:
-        buffers = self._buffers
-        return RunnerMemory(host_bytes=buffers.nbytes if buffers else 0, device_bytes=0)
+        super().__init__(spec, profile)
+        self._sessions = [session]  # empty once closed: the last runner takes the weights along
 
     def close(self) -> None:
-        self._session = None
-        self._buffers = None
+        super().close()
+        self._sessions.clear()
+
+    def _execute(self, inputs: Mapping[str, Array], padded_rows: int) -> dict[str, Array]:
+        (session,) = self._sessions
+        return session.run(inputs)
 
 
 def _read_tensors(

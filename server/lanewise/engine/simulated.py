@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lanewise.clock import Clock
-from lanewise.engine.inputs import InputBuffers, warm_up_batches
+from lanewise.engine.host_runner import HostRunner
 from lanewise.engine.latency import LatencyTable
 from lanewise.engine.profiles import CarriedProfiles, plan_profiles
-from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory, require_rows
+from lanewise.engine.runner import LoadedModel
 from lanewise.engine.simulated_file import DEFAULT_LATENCY, SimulatedModel, read_simulated_model
 from lanewise.engine.source import ModelSource
-from lanewise.errors import RunnerLost
 from lanewise.model_settings import ModelSettings, quote_key, settings_error
 from lanewise.models import ModelSpec, Profile
 from lanewise.tensors import Array
@@ -73,7 +72,7 @@ def _latency_tables(
     return [model.latency.get(name, default).table for name in names]
 
 
-class SimulatedRunner:
+class SimulatedRunner(HostRunner):
     """Blocks for as long as `latency` says, then copies inputs or takes their checksums.
 
     `copies` tells for each output which input it copies; None makes it a checksum.
@@ -87,49 +86,19 @@ class SimulatedRunner:
         latency: LatencyTable,
         clock: Clock,
     ) -> None:
-        self._spec = spec
-        self._profile = profile
+        super().__init__(spec, profile)
         self._copies = copies
         self._latency = latency
         self._clock = clock
-        self._buffers: InputBuffers | None = InputBuffers(spec, profile)
 
-    @property
-    def profile(self) -> Profile:
-        return self._profile
-
-    @property
-    def depth(self) -> int:
-        return 1
-
-    @property
-    def row_counts(self) -> tuple[int, ...]:
-        return ()
-
-    def warm_up(self) -> None:
-        for batch in warm_up_batches(self._spec, self._profile):
-            self.run(batch)
-
-    def run(self, batch: Batch) -> dict[str, Array]:
-        if self._buffers is None:
-            raise RunnerLost(f"the runner of profile '{self._profile.name}' is closed")
-        inputs = self._buffers.gather(batch)
-        self._clock.block_for(self._latency.execution_ns(batch.padded_rows))
-        outputs = {
-            output: self._checksums(inputs, batch.padded_rows)
+    def _execute(self, inputs: Mapping[str, Array], padded_rows: int) -> dict[str, Array]:
+        self._clock.block_for(self._latency.execution_ns(padded_rows))
+        return {
+            output: self._checksums(inputs, padded_rows)
             if copied is None
             else inputs[copied].copy()
             for output, copied in self._copies.items()
         }
-        require_rows(self._spec, outputs, batch.padded_rows)
-        return outputs
-
-    def memory(self) -> RunnerMemory:
-        buffers = self._buffers
-        return RunnerMemory(host_bytes=buffers.nbytes if buffers else 0, device_bytes=0)
-
-    def close(self) -> None:
-        self._buffers = None
 
     def _checksums(self, inputs: Mapping[str, Array], rows: int) -> Array:
         names = [tensor.name for tensor in self._spec.inputs]

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
@@ -38,6 +37,7 @@ from lanewise.scheduler.decisions import (
 )
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.parts import Outputs, Part, join, own_error
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
 from lanewise.tensors import Array, Shape
@@ -47,17 +47,6 @@ _log = structlog.get_logger(__name__)
 OVERTIME_S = 2.0
 """How long `drain` waits for launches in flight when its grace period is over."""
 
-Outputs = dict[str, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one launch gave to a request."""
-
-    first_row: int
-    outputs: Outputs
-    report: LaunchReport
-
 
 @dataclass(slots=True, eq=False)
 class _Request:
@@ -66,7 +55,7 @@ class _Request:
     inputs: Mapping[str, Array]
     done: asyncio.Future[None]
     arrived_ns: int
-    parts: list[_Part] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     error: BaseException | None = None
 
 
@@ -180,7 +169,7 @@ class Dispatcher:
         finally:
             if self._requests.pop(request_id, None) is not None:  # cancelled while it waited
                 self._carry_out(self._scheduler.cancel(request_id, self._clock.now_ns()))
-        return _join(request.parts, self.spec)
+        return join(request.parts, self.spec)
 
     def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
         """Tell where a request of these shapes would run, and why; runs nothing.
@@ -349,7 +338,7 @@ class Dispatcher:
         )
         for part in launch.slices:
             if request := self._requests.get(part.request_id):
-                request.error = _own_error(error, self.spec, lane.profile.name)
+                request.error = own_error(error, self.spec, lane.profile.name)
         if isinstance(error, RunnerLost):
             self._carry_out(self._scheduler.retire(launch.launch_id, now_ns))
             self._when_lane_lost()
@@ -372,7 +361,7 @@ class Dispatcher:
                     execution_ns=now_ns - launched_ns,
                 )
                 mine = {n: a[own] for n, a in outputs.items()} if self.spec.batching else outputs
-                request.parts.append(_Part(part.first_row, mine, report))
+                request.parts.append(Part(part.first_row, mine, report))
             offset += part.rows
 
     def _end(self, request_id: RequestId, error: ServingError | None = None) -> None:
@@ -400,38 +389,3 @@ def _is_debugged() -> bool:
 
 def _rows(part: Slice) -> slice:
     return slice(part.first_row, part.first_row + part.rows)
-
-
-def _own_error(error: BaseException, spec: ModelSpec, profile: str) -> BaseException:
-    """Make an exception for one request from the one that failed its launch."""
-    if isinstance(error, ServingError):
-        own: BaseException = type(error)(error.message)
-    else:
-        own = ExecutionFailed(
-            f"model '{spec.name}', profile '{profile}': the launch failed unexpectedly "
-            f"({type(error).__name__}); the server's log has the details"
-        )
-    own.__cause__ = error
-    return own
-
-
-def _join(parts: list[_Part], spec: ModelSpec) -> InferResult:
-    """Put the parts of a request together in the order of its rows.
-
-    Raises:
-        ExecutionFailed: the launches gave outputs of different shapes.
-    """
-    parts.sort(key=lambda part: part.first_row)
-    reports = tuple(part.report for part in parts)
-    if len(parts) == 1:
-        return InferResult(parts[0].outputs, reports)
-    outputs: Outputs = {}
-    for name in parts[0].outputs:
-        pieces = [part.outputs[name] for part in parts]
-        if len({piece.shape[1:] for piece in pieces}) > 1:
-            raise ExecutionFailed(
-                f"model '{spec.name}': the request was split over {len(parts)} launches, whose "
-                f"outputs '{name}' differ in shape and cannot be joined; send fewer rows"
-            )
-        outputs[name] = np.concatenate(pieces)
-    return InferResult(outputs, reports)
