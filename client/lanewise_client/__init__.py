@@ -9,6 +9,7 @@ from lanewise_client.calls import CLIENT_TIMEOUT
 from lanewise_client.client import Client
 from lanewise_client.errors import (
     DeadlineExpired,
+    DeviceLost,
     Draining,
     DTypeMismatch,
     ExecutionFailed,
@@ -55,6 +56,7 @@ __all__ = [
     "Client",
     "DTypeMismatch",
     "DeadlineExpired",
+    "DeviceLost",
     "Draining",
     "ExecutionFailed",
     "InferRequest",

@@ -109,6 +109,10 @@ class RunnerLost(Unavailable):
     """The lanes that could run the request are out of service."""
 
 
+class DeviceLost(RunnerLost):
+    """The server's device is out of service for its process."""
+
+
 class ExecutionFailed(ServingError):
     """This batch failed; the server is sound. Trying once more is reasonable."""
 

@@ -55,7 +55,7 @@ def cli() -> None:
     "--max-queue-requests",
     type=click.IntRange(min=1),
     default=config.DEFAULT_MAX_QUEUE_REQUESTS,
-    help="Requests that may wait at a time, per version of a model.",
+    help="Requests that may wait at a time for the same profiles of a model.",
 )
 @click.option(
     "--drain-grace-s",
@@ -81,13 +81,20 @@ def serve(log_format: str, log_level: str, **settings: object) -> None:
     import asyncio
 
     from lanewise.app import App, leave_at_once
+    from lanewise.errors import ConfigError, RunnerLost
     from lanewise.logs import configure_logging
 
     configure_logging(format=log_format, level=log_level)  # type: ignore[arg-type]
 
     async def run() -> None:
         app = App(config.ServerSettings(**settings))  # type: ignore[arg-type]
-        await app.run()
+        try:
+            await app.run()
+        except (ConfigError, RunnerLost) as error:
+            if app.left_running:
+                click.echo(f"lanewise: {error}", err=True)
+                leave_at_once(1)
+            raise
         if app.left_running:
             leave_at_once(0)
 

@@ -16,7 +16,7 @@ from lanewise.clock import NS_PER_S, Clock, SystemClock
 from lanewise.config import ServerSettings, require_free_port
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
-from lanewise.errors import ConfigError, RunnerLost, ServingError
+from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
 from lanewise.http import HttpEndpoint, readiness_of
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
@@ -148,11 +148,18 @@ class App:
             telling.cancel()
         self.left_running = loading.cancelled()
 
-    async def _tell_of_lost_lanes(self, health: HealthService) -> None:
-        """Publish the health anew whenever a lane has been lost; stop when a model has none left.
+    def _take_note_of_lost_lane(self, error: RunnerLost) -> None:
+        if isinstance(error, DeviceLost):
+            self._give_up(error.message)
+        self._lane_lost.set()
 
-        A device that is lost is lost to the whole process: only a new one can use it again.
-        """
+    def _give_up(self, why: str) -> None:
+        """Stop with an error; a supervisor is to start a new process."""
+        self._fatal = RunnerLost(f"{why}; the server stops, for its supervisor to start a new one")
+        self.stop()
+
+    async def _tell_of_lost_lanes(self, health: HealthService) -> None:
+        """Publish the health anew whenever a lane is lost; stop when a model has none left."""
         while True:
             await self._lane_lost.wait()
             self._lane_lost.clear()
@@ -160,11 +167,7 @@ class App:
             for model in self.registry:
                 lanes = model.lanes
                 if lanes is not None and len(lanes.lost_profiles) == len(lanes.spec.profiles):
-                    self._fatal = RunnerLost(
-                        f"model {model.title} has lost every lane; the server stops, for its "
-                        "supervisor to start a new one"
-                    )
-                    self.stop()
+                    self._give_up(f"model {model.title} has lost every lane")
 
     async def _load_all(self, sources: list[ModelSource], health: HealthService) -> None:
         started_ns = self._clock.now_ns()
@@ -211,7 +214,7 @@ class App:
             loaded,
             self._clock,
             max_queue_requests=self.settings.max_queue_requests,
-            when_lane_lost=self._lane_lost.set,
+            when_lane_lost=self._take_note_of_lost_lane,
         )
         try:
             await dispatcher.warm_up()

@@ -30,7 +30,8 @@ class ServerSettings:
         grpc_port, metrics_port: 0 for any free port.
         backend: for every model, whatever its model.toml says; None to go by that.
         max_message_mb: largest request, in units of 2^20 bytes.
-        max_queue_requests: requests that may wait at a time, per version of a model.
+        max_queue_requests: requests that may wait at a time for the same profiles of a
+            version of a model.
         drain_grace_s: how long waiting requests may still run after SIGTERM.
     """
 

@@ -87,6 +87,10 @@ class RunnerLost(Unavailable):
     """The lanes that could run the request are out of service."""
 
 
+class DeviceLost(RunnerLost):
+    """The device is out of service for this process, and with it every lane on it."""
+
+
 class ExecutionFailed(ServingError):
     """This batch failed; the runner is sound. Trying once more is reasonable."""
 

@@ -88,6 +88,8 @@ class TensorRTSettings(Table):
             all it supports from 8.0 on. Read when a plan is built.
         allow_host_code: whether a plan may bring code that runs on the host, as
             version-compatible plans do. Only for plans from a source that is trusted.
+        self_check: whether lanes must give the same outputs for the same row before the
+            model is ready. False for a model that draws random numbers, say.
     """
 
     BUILD_KEYS: ClassVar = ("workspace_mib", "optimization_level", "compute_capabilities")
@@ -97,6 +99,7 @@ class TensorRTSettings(Table):
     optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
     compute_capabilities: Annotated[tuple[ComputeCapability, ...], Field(strict=False)] = ()
     allow_host_code: bool = False
+    self_check: bool = True
 
 
 class ModelSettings(Table):

@@ -169,6 +169,9 @@ class Simulation:
             for decision in decisions:
                 self._carry_out(decision)
             self.core.check_invariants()
+            wakeup_ns = self.core.next_wakeup_ns()
+            if wakeup_ns is None or wakeup_ns > self.now_ns:
+                assert not self.core.tick(self.now_ns), "something that was due was left undone"
 
     def ends_of(self, kind: str) -> list[RequestId]:
         """The requests that ended in `kind`: complete, fail, reject, expire or cancel."""

@@ -46,6 +46,7 @@ def test_every_key_is_read(tmp_path):
         optimization_level = 3
         compute_capabilities = ["8.9", "12.0"]
         allow_host_code = true
+        self_check = false
         [[profiles]]
         name = "online"
         tensors.X = { min = [1, 3], opt = [2, 3], max = [4, 3] }
@@ -65,6 +66,7 @@ def test_every_key_is_read(tmp_path):
             "optimization_level": 3,
             "compute_capabilities": ("8.9", "12.0"),
             "allow_host_code": True,
+            "self_check": False,
         },
         "profiles": (
             {

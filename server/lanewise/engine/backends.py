@@ -57,10 +57,10 @@ class Backend:
             return True
         if not any(importlib.util.find_spec(package) for package in self.needs):
             return False
-        if not importlib.util.find_spec("cuda"):
+        try:
+            from lanewise.memory.device import device_count  # noqa: PLC0415 - imports CUDA
+        except ImportError:  # no cuda.bindings, whatever else is called cuda
             return False
-        from lanewise.memory.device import device_count  # noqa: PLC0415 - imports CUDA
-
         return device_count() > 0
 
     def import_load(self) -> LoadModel:

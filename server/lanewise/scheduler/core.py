@@ -207,12 +207,15 @@ class Scheduler:
         self._queued[eligibility.owners] -= 1
         if not self._queued[eligibility.owners]:
             del self._queued[eligibility.owners]
-        if not queue:
+
+    def _drop_if_empty(self, key: Hashable) -> None:
+        if not self._queues[key]:
             del self._queues[key]
 
     def _end(self, waiting: Waiting) -> None:
         if waiting.rows_left:
             self._dequeue(waiting)
+            self._drop_if_empty(waiting.request.stack_key)
         del self._requests[waiting.request.request_id]
 
     def _waiting(self) -> list[Waiting]:
@@ -272,6 +275,7 @@ class Scheduler:
                 waiting.sequence = self._next_sequence()
                 self._enqueue(waiting)
             lane.counters.queue_ns += now_ns - waiting.arrived_ns
+        self._drop_if_empty(proposal.oldest.request.stack_key)
         rows = sum(part.rows for _, part in chosen)
         self._last_launch += 1
         launch = Launch(
@@ -321,6 +325,7 @@ class Scheduler:
             if waiting.fits:
                 self._enqueue(waiting)
             else:
+                self._drop_if_empty(waiting.request.stack_key)
                 del self._requests[waiting.request.request_id]
                 decisions.append(Reject(waiting.request.request_id, self._lost(waiting.request)))
         return decisions

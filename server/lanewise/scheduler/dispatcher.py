@@ -73,7 +73,7 @@ class Dispatcher:
         clock: Clock,
         *,
         max_queue_requests: int,
-        when_lane_lost: Callable[[], None] = lambda: None,
+        when_lane_lost: Callable[[RunnerLost], None] = lambda _: None,
     ) -> None:
         self.spec: ModelSpec = loaded.spec
         self._clock = clock
@@ -229,8 +229,11 @@ class Dispatcher:
             self._timer.cancel()
         is_free = not self._in_flight
         for runner, threads in zip(self._runners, self._threads, strict=True):
-            if is_free:
-                await threads.call(runner.close)
+            try:
+                if is_free:
+                    await threads.call(runner.close)
+            except Exception:
+                _log.exception("runner cannot be closed", model=self.spec.name)
             threads.stop()
         return is_free
 
@@ -341,7 +344,7 @@ class Dispatcher:
                 request.error = own_error(error, self.spec, lane.profile.name)
         if isinstance(error, RunnerLost):
             self._carry_out(self._scheduler.retire(launch.launch_id, now_ns))
-            self._when_lane_lost()
+            self._when_lane_lost(error)
         else:
             self._carry_out(self._scheduler.finish(launch.launch_id, now_ns, failed=True))
 

@@ -114,7 +114,7 @@ def _describe_plan(
             f"{f'{count} x ' if count > 1 else ''}{each} at '{name}'"
             for count, each, name in counted
         )
-        return f"{_rows(rows)} are more than any profile admits: split into {parts}"
+        return f"{_rows(rows)} are more than one launch takes: split into {parts}"
     (launch,) = launches
     padded = launch.padded_rows > launch.rows
     them = "it" if rows == 1 else "them"

@@ -69,11 +69,10 @@ def test_values_that_are_no_numbers_disagree():
         require_agreement(model(*PROFILES), runners(bulk=float("nan")))
 
 
-def test_whole_numbers_must_be_equal():
+def test_labels_may_differ_where_candidates_are_as_good_as_equal():
     spec = model(*PROFILES)
-    whole = replace(spec, outputs=(replace(spec.outputs[0], dtype=DType.INT32),))
-    with pytest.raises(ExecutionFailed, match="disagree"):
-        require_agreement(whole, runners(few=1.004))
+    labels = replace(spec, outputs=(replace(spec.outputs[0], dtype=DType.INT32),))
+    require_agreement(labels, runners(few=1.5))
 
 
 def test_the_smallest_count_that_a_runner_executes_is_used():
@@ -89,7 +88,7 @@ def test_a_compiled_model_whose_runners_disagree_is_not_ready():
     async def scenario():
         loaded = LoadedModel(model(*PROFILES), tuple(runners(few=2.0)), is_compiled=True)
         dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=1)
-        with pytest.raises(ExecutionFailed, match="build it again"):
+        with pytest.raises(ExecutionFailed, match="build the engine again"):
             await dispatcher.warm_up()
         await dispatcher.close()
 

@@ -48,6 +48,12 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
     plan = _find_plan(binding, source, settings, facts_of_device.title)
     loaded = load_engine(binding, plan, allow_host_code=settings.tensorrt.allow_host_code)
     facts = describe_engine(binding, loaded.engine)
+    if unserved := [t.name for t in facts.inputs if t.name in facts.shape_tensors]:
+        raise ConfigError(
+            f"{source.file}: {', '.join(unserved)}: inputs that are shape tensors are not served "
+            f"by backend '{backend}' yet; make them constants of the model, or serve it with "
+            "backend 'onnxruntime'"
+        )
     if settings.profiles is None and source.file.suffix != PLAN_SUFFIX:
         # The plan has the profiles that were derived when it was built, but not their names.
         derived = derive_profiles(
@@ -70,10 +76,20 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
     _require_memory(spec, facts, wanted, source.file)
     kernels = RuntimeCache(binding, loaded.engine, runtime_cache_file(plan, facts_of_device.title))
     make_runner = functools.partial(_make_runner, binding, loaded, facts, kernels)
-    runners = [
-        make_runner(spec, profile) for profile in spec.profiles for _ in range(wanted[profile.name])
-    ]
-    return LoadedModel(spec, tuple(runners), is_compiled=True)
+    runners: list[TrtRunner] = []
+    try:
+        for profile in spec.profiles:
+            runners += (make_runner(spec, profile) for _ in range(wanted[profile.name]))
+    except BaseException as error:
+        for runner in runners:
+            runner.close()
+        if isinstance(error, device.CudaError) and error.is_out_of_memory:
+            raise ConfigError(
+                f"{source.file}: too little device memory: {error}; build it with smaller maximum "
+                "shapes or fewer profiles, or serve it from another device"
+            ) from error
+        raise
+    return LoadedModel(spec, tuple(runners), is_compiled=settings.tensorrt.self_check)
 
 
 def _find_plan(

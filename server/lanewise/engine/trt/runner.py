@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Hashable
@@ -14,14 +15,17 @@ from lanewise.engine.runner import Batch, RunnerMemory, require_rows
 from lanewise.engine.trt.context import ProfileContext
 from lanewise.engine.trt.graphs import GraphCache, GraphMiss
 from lanewise.engine.trt.slots import Slot
-from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.memory.device import Capture, CudaError, Stream
+from lanewise.errors import DeviceLost, ExecutionFailed, RunnerLost
+from lanewise.memory.device import Capture, CudaError, CudaGraph, Stream
 from lanewise.models import ModelSpec, Profile, RowRange
 from lanewise.tensors import Array, Shape
 
 _log = structlog.get_logger(__name__)
 
 GRAPH_BUDGET_BYTES = 256 << 20
+
+MOST_SHAPES = 4096
+"""Combinations of input shapes remembered as having run; more than live traffic has."""
 
 DEPTH = 2
 """While one batch is executed the next is copied to the device; a third would gain nothing."""
@@ -85,6 +89,7 @@ class TrtRunner:
         self._graphs = GraphCache(options.graph_budget_bytes)
         self._turn = threading.Lock()  # for the context and the graphs
         self._ran: dict[Hashable, dict[str, Shape]] = {}  # output shapes by input shapes
+        self._never_captured: dict[Hashable, GraphMiss] = {}
         self._is_closed = False
         self._is_lost = False
         self._allocate_ahead()
@@ -150,7 +155,7 @@ class TrtRunner:
         if self._is_closed:
             return
         self._is_closed = True
-        if not self._is_lost:
+        with contextlib.suppress(CudaError):  # the device may be lost, here or to another lane
             self._stream.synchronize()
             self._copy_stream.synchronize()
         self._graphs.close()
@@ -164,7 +169,8 @@ class TrtRunner:
     def _run_in(self, slot: Slot, batch: Batch) -> dict[str, Array]:
         shapes = self._input_shapes(batch)
         if slot.reserve(shapes):
-            self._graphs.drop_slot(slot.index)
+            with self._turn:
+                self._graphs.drop_slot(slot.index)
         slot.stage(batch, shapes, self._copy_stream)
         with self._turn:
             self._stream.wait_for(slot.staged)
@@ -185,6 +191,10 @@ class TrtRunner:
             return self._ran[key]
         outputs = self._prepare(slot, shapes)
         self._graphs.misses[self._execute_without_graph(slot, key)] += 1
+        if len(self._ran) >= MOST_SHAPES:  # start afresh; what is in use is captured again
+            self._graphs.close()
+            self._ran.clear()
+            self._never_captured.clear()
         self._ran[key] = outputs
         return outputs
 
@@ -211,16 +221,34 @@ class TrtRunner:
         if key not in self._ran:  # kernels may have to be compiled, which cannot be captured
             self._context.enqueue()
             return GraphMiss.FIRST_RUN
-        if not self._context.is_capturable():
+        if why_not := self._never_captured.get(key):
+            self._context.enqueue()
+            return why_not
+        graph = self._capture()
+        if graph is None:
+            self._never_captured[key] = GraphMiss.NOT_CAPTURABLE
             self._context.enqueue()
             return GraphMiss.NOT_CAPTURABLE
-        with Capture(self._stream) as capture:
-            self._context.enqueue()
-        if capture.graph is None:
-            raise AssertionError("a capture that succeeds has a graph")
-        capture.graph.launch(self._stream)
-        kept = self._graphs.put((slot.index, key), capture.graph)
-        return GraphMiss.CAPTURED if kept else GraphMiss.OVER_BUDGET
+        graph.launch(self._stream)
+        if self._graphs.put((slot.index, key), graph):
+            return GraphMiss.CAPTURED
+        self._never_captured[key] = GraphMiss.OVER_BUDGET
+        return GraphMiss.OVER_BUDGET
+
+    def _capture(self) -> CudaGraph | None:
+        """Capture one execution; None if TensorRT or CUDA cannot."""
+        if not self._context.is_capturable():
+            return None
+        try:
+            with Capture(self._stream) as capture:
+                self._context.enqueue()
+        except ExecutionFailed:
+            return None
+        except CudaError as error:
+            if error.is_sticky:
+                raise
+            return None
+        return capture.graph
 
     def _input_shapes(self, batch: Batch) -> dict[str, Shape]:
         shapes = {}
@@ -244,5 +272,5 @@ class TrtRunner:
         where = f"profile '{self._profile.name}': {error}"
         if error.is_sticky:
             self._is_lost = True
-            return RunnerLost(f"{where}; the device is lost to this process, restart it")
+            return DeviceLost(f"{where}; the device is lost to this process, restart it")
         return ExecutionFailed(where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
@@ -162,6 +162,7 @@ def _copy_in_parallel(
             part = piece[start : start + step]
             jobs.append(_copiers.submit(copy, first + start, part))
         first += piece.shape[0]
+    wait(jobs)  # all of them, also if one fails: the slot is used again after this
     for job in jobs:
         job.result()
 
