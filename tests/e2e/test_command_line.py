@@ -277,3 +277,11 @@ def test_requests_that_outlast_the_grace_period_are_counted_when_the_server_stop
 def wait_for_launch(client: Client, model: str) -> None:
     while all(lane.state.value == "idle" for lane in client.lanes(model).lanes):
         time.sleep(0.001)
+
+
+def test_the_command_does_not_import_grpc_before_serve_has_set_it_up():
+    code = "import sys; import lanewise.__main__; print('grpc' in sys.modules)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert shown.stdout.strip() == "False"
