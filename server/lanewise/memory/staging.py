@@ -31,10 +31,10 @@ def pack_rows(pieces: Sequence[Array], out: Array) -> int:
     rows = sum(piece.shape[0] for piece in pieces)
     if rows > out.shape[0]:
         raise ShapeMismatch(f"{rows} rows do not fit into a batch of {out.shape[0]} rows")
-    target = _as_words(out)
+    target = as_words(out)
     first = 0
     for piece in pieces:
-        target[first : first + piece.shape[0]] = _as_words(piece)
+        target[first : first + piece.shape[0]] = as_words(piece)
         first += piece.shape[0]
     return rows
 
@@ -42,10 +42,10 @@ def pack_rows(pieces: Sequence[Array], out: Array) -> int:
 def pad_rows(out: Array, rows: int) -> None:
     """Fill what follows the first `rows` rows of `out` with zeros, or empty strings."""
     if rows < out.shape[0]:
-        _as_words(out)[rows:] = b"" if out.dtype.hasobject else 0
+        as_words(out)[rows:] = b"" if out.dtype.hasobject else 0
 
 
-def _as_words(array: Array) -> Array:
+def as_words(array: Array) -> Array:
     """View BF16 and FP8 as unsigned integers of their size, leave others as they are.
 
     numpy 2.4 copies the types of ml_dtypes element by element, 18 times slower.

@@ -128,7 +128,7 @@ class Dispatcher:
         """
         for runner, threads in zip(self._runners, self._threads, strict=True):
             await threads.call(runner.warm_up)
-        if self._is_compiled and self._threads:
+        if self._is_compiled:
             await self._threads[0].call(
                 functools.partial(require_agreement, self.spec, self._runners)
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 from lanewise.engine.runner import Batch
 from lanewise.memory.device import CudaEvent, DeviceBuffer, PinnedBuffer, Stream
-from lanewise.memory.staging import pad_rows
+from lanewise.memory.staging import as_words, pack_rows, pad_rows
 from lanewise.models import ModelSpec
 from lanewise.tensors import Array, Shape, TensorSpec, element_count
 
@@ -131,15 +131,12 @@ class Slot:
 
         def copy(first: int, piece: Array) -> None:
             last = first + piece.shape[0]
-            _words(pinned)[first:last] = _words(piece)
+            as_words(pinned)[first:last] = as_words(piece)
             offset = first * row_bytes
             stream.copy_in(target + offset, source + offset, piece.shape[0] * row_bytes)
 
         if pinned.nbytes < PARALLEL_COPY_BYTES:
-            first = 0
-            for piece in pieces:
-                _words(pinned)[first : first + piece.shape[0]] = _words(piece)
-                first += piece.shape[0]
+            pack_rows(pieces, pinned)
             if pinned.nbytes:
                 stream.copy_in(target, source, pinned.nbytes)
             return
@@ -165,8 +162,3 @@ def _copy_in_parallel(
     wait(jobs)  # all of them, also if one fails: the slot is used again after this
     for job in jobs:
         job.result()
-
-
-def _words(array: Array) -> Array:
-    """View FP16, BF16 and FP8 as integers: numpy copies them as fast as memory allows."""
-    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
