@@ -2,10 +2,11 @@
 
     python benchmarks/gpu/graph_memory.py
 
-`GRAPH_NODE_BYTES` of `lanewise.memory.device`, by which a lane's graphs are counted, is the
-largest figure of the last column for graphs of 10 nodes or more, rounded up to a power of two.
-The free memory changes in steps of 2 MiB or more, so every line is read off many graphs, each
-launched once.
+`GRAPH_BYTES` and `GRAPH_NODE_BYTES` of `lanewise.memory.device`, by which a lane's graphs are
+counted, are read off this: CUDA keeps the memory of graphs that are gone, so each line shows what
+its graphs took beyond those of the lines before. The first line is the price of a graph; where
+the second takes more, the difference by its other nodes is the price of a node. The free memory
+changes in steps of 2 MiB or more, so every line is read off many graphs, each launched once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from typing import Any
 
 from cuda.bindings import driver
 
-from lanewise.memory.device import GRAPH_NODE_BYTES, Capture, CudaGraph, Stream, free_memory
+from lanewise.memory.device import (
+    GRAPH_BYTES,
+    GRAPH_NODE_BYTES,
+    Capture,
+    CudaGraph,
+    Stream,
+    free_memory,
+)
 
 PARAMETER_BYTES = 256
 PTX = b"""
@@ -82,7 +90,7 @@ def main() -> None:
         graphs = max(20, arguments.total_nodes // nodes) if nodes > 1 else 5000
         nbytes = measure(kernel, nodes, graphs, stream)
         print(f"{nodes:>6} {graphs:>7} {nbytes:>12.0f} {nbytes / nodes:>11.0f}")
-    print(f"counted are {GRAPH_NODE_BYTES} bytes a node")
+    print(f"counted are {GRAPH_BYTES} bytes a graph and {GRAPH_NODE_BYTES} a node")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from helpers.device import take_all_memory
 from helpers.models import InstantClock, save_onnx, tensor
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.runner import Batch
 from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.memory.device import CudaError, DeviceBuffer
 from lanewise.model_settings import ModelSettings, ProfileSettings, ShapeRangeSettings
 from lanewise.tensors import DYNAMIC, DType
 
@@ -143,37 +143,26 @@ def test_a_cold_shape_is_prepared_beside_warm_runs_and_then_runs_at_once(load, a
     assert_right(run(runner, warm), warm, attention)
 
 
-def test_what_was_prepared_is_kept_for_the_next_start(load):
+def test_what_was_prepared_is_kept_for_the_next_start(load, tmp_path):
+    def kept_bytes():
+        return sum(file.stat().st_size for file in tmp_path.rglob("*.kernels"))
+
     first = load()
-    compiling_s = seconds_of(lambda: first.prepare(COLD))
+    warm_bytes = kept_bytes()
+    first.prepare(COLD)
+    prepared_bytes = kept_bytes()
     first.close()
-
     second = load()
-    loading_s = seconds_of(lambda: second.prepare(COLD))
+    second.prepare(COLD)
 
-    print(f"prepare {compiling_s:.2f} s, and {loading_s:.2f} s after a restart")
-    assert loading_s < compiling_s / 2
-
-
-def fill_device() -> list[DeviceBuffer]:
-    """Take all device memory but less than the spare runner's inputs need."""
-    buffers = []
-    nbytes = 64 << 30
-    while nbytes >= 1 << 20:
-        buffer = DeviceBuffer()
-        try:
-            buffer.reserve(nbytes)
-            buffers.append(buffer)
-        except CudaError as error:
-            assert error.is_out_of_memory
-            nbytes >>= 1
-    return buffers
+    assert 0 < warm_bytes < prepared_bytes
+    assert kept_bytes() == prepared_bytes, "nothing had to be compiled again"
 
 
 def test_too_little_memory_to_prepare_leaves_the_lane_sound(load, attention):
     runner = load()
     warm = sequences(WARM_ROWS, WARM_LENGTH)
-    buffers = fill_device()
+    buffers = take_all_memory()
     try:
         with pytest.raises(ExecutionFailed):
             runner.prepare(COLD)

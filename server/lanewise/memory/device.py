@@ -19,11 +19,13 @@ from lanewise.tensors import Array, Shape, element_count
 
 _SUCCESS = cuda.cudaError_t.cudaSuccess
 _OUT_OF_MEMORY = cuda.cudaError_t.cudaErrorMemoryAllocation
-GRAPH_NODE_BYTES = 16 << 10
-"""Device memory of one node of an instantiated graph, rounded up.
+GRAPH_BYTES = 128 << 10
+GRAPH_NODE_BYTES = 4 << 10
+"""Device memory of an instantiated graph that has been launched, and of each of its nodes.
 
 Counted, not read off the free memory, which changes in steps of megabytes and whenever another
-thread allocates. To be measured with `benchmarks/gpu/graph_memory.py`.
+thread allocates. An H200 took 117 KB for a graph of one node and 2.4 KB for each more, by
+`benchmarks/gpu/graph_memory.py`; rounded up.
 """
 _ALIGNMENT = 256  # of cudaMalloc, and what TensorRT wants of scratch memory
 
@@ -175,7 +177,7 @@ class CudaGraph:
     """Work captured from a stream, launched again as a whole.
 
     Addresses and shapes are those of the capture. `nbytes` is what it is taken to hold on
-    the device: GRAPH_NODE_BYTES for each of its nodes.
+    the device: GRAPH_BYTES, and GRAPH_NODE_BYTES for each of its nodes.
     """
 
     def __init__(self, executable: object, nbytes: int) -> None:
@@ -218,7 +220,7 @@ class Capture:
             nodes = _count_nodes(graph)
         finally:
             cuda.cudaGraphDestroy(graph)
-        self.graph = CudaGraph(executable, nodes * GRAPH_NODE_BYTES)
+        self.graph = CudaGraph(executable, GRAPH_BYTES + nodes * GRAPH_NODE_BYTES)
 
 
 def _count_nodes(graph: object) -> int:

@@ -112,8 +112,11 @@ class ProfileContext:
         Raises:
             ShapeMismatch: it has none, because the inputs contradict each other.
         """
-        shape = tuple(self._context.get_tensor_shape(output.name))
-        if len(shape) != len(output.shape):  # TensorRT's "invalid" comes out as ()
+        try:
+            shape = tuple(self._context.get_tensor_shape(output.name))
+        except RuntimeError:  # TensorRT-RTX 1.6's "invalid"; that of others comes out as ()
+            shape = ()
+        if len(shape) != len(output.shape):
             raise ShapeMismatch(
                 f"output '{output.name}' has no shape: the shapes of the inputs do not go "
                 f"together: {self._why()}"
