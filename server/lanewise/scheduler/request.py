@@ -10,6 +10,14 @@ from lanewise.scheduler.routing import Route
 
 RequestId = NewType("RequestId", int)
 
+DEFAULT_TARGET_NS = 1_000_000_000
+"""A request with neither deadline nor latency target goes behind those due within a second, and
+before those due later: so it is never starved."""
+
+PRIORITY_STEP_NS = 100_000_000
+"""What one level of priority is worth: a request goes before those of the next level that came
+up to this much earlier with the same target. So none of them is starved either."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueuedRequest:
@@ -19,9 +27,13 @@ class QueuedRequest:
         route: which profiles can run its shapes, and its rows.
         stack_key: requests may share a launch only if their keys are equal.
         deadline_ns: on the monotonic clock; None for a request that can wait for ever.
+        target_ns: how long it should take from arrival, if it has no deadline.
+        priority: 1 for the most important.
     """
 
     request_id: RequestId
     route: Route
     stack_key: Hashable
     deadline_ns: int | None = None
+    target_ns: int = DEFAULT_TARGET_NS
+    priority: int = 1
