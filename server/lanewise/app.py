@@ -214,6 +214,7 @@ class App:
             loaded,
             self._clock,
             max_queue_requests=self.settings.max_queue_requests,
+            scheduling=settings.scheduling,
             when_lane_lost=self._take_note_of_lost_lane,
         )
         try:

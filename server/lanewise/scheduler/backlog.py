@@ -7,7 +7,7 @@ import operator
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
-from lanewise.scheduler.costs import Bucket, bucket_of
+from lanewise.scheduler.costs import Bucket
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.request import QueuedRequest, RequestId
 
@@ -23,6 +23,7 @@ class Waiting:
             of it was launched.
         due_ns: what it is ordered by: when it should be done, later for a lower priority.
         fits: of its route, the profiles that still have a lane.
+        bucket: of its shapes.
         next_row: the first row that was not launched.
         launches: launches in flight with rows of it.
     """
@@ -32,6 +33,7 @@ class Waiting:
     arrived_ns: int
     due_ns: int
     fits: tuple[int, ...]
+    bucket: Bucket
     next_row: int = 0
     launches: int = 0
 
@@ -55,17 +57,31 @@ class StackQueue:
         bucket: of their shapes.
         entries: by due_ns, then by sequence.
         rows: left of all of them together.
+        sizes: how many requests there are by their rows left.
     """
 
     fits: tuple[int, ...]
     bucket: Bucket
     entries: list[Waiting] = field(default_factory=list)
     rows: int = 0
+    sizes: dict[int, int] = field(default_factory=dict)
 
     @property
     def head(self) -> Waiting:
         """The most urgent request."""
         return self.entries[0]
+
+    def rows_beside_head(self, room: int) -> int:
+        """Count the rows of a launch of at most `room` rows that has the head's in it.
+
+        Of the others only those are counted that fit beside it whole.
+        """
+        rows = self.head.rows_left
+        if rows >= room:
+            return room
+        most = room - rows
+        total = sum(size * count for size, count in self.sizes.items() if size <= most)
+        return min(room, total if rows <= most else total + rows)
 
 
 QueueKey = tuple[Hashable, tuple[int, ...]]
@@ -104,10 +120,11 @@ class Backlog:
         key = (waiting.request.stack_key, waiting.fits)
         queue = self.queues.get(key)
         if queue is None:
-            bucket = bucket_of(waiting.request.route.shapes)
-            queue = self.queues[key] = StackQueue(waiting.fits, bucket)
+            queue = self.queues[key] = StackQueue(waiting.fits, waiting.bucket)
         bisect.insort(queue.entries, waiting, key=_urgency)
-        queue.rows += waiting.rows_left
+        rows = waiting.rows_left
+        queue.rows += rows
+        queue.sizes[rows] = queue.sizes.get(rows, 0) + 1
         self.arrivals[waiting.request.request_id] = waiting
 
     def remove(self, waiting: Waiting) -> None:
@@ -115,11 +132,17 @@ class Backlog:
         key = (waiting.request.stack_key, waiting.fits)
         queue = self.queues[key]
         entries = queue.entries
-        at = 0 if entries[0] is waiting else bisect.bisect_left(
-            entries, _urgency(waiting), key=_urgency
+        at = (
+            0
+            if entries[0] is waiting
+            else bisect.bisect_left(entries, _urgency(waiting), key=_urgency)
         )
         del entries[at]
-        queue.rows -= waiting.rows_left
+        rows = waiting.rows_left
+        queue.rows -= rows
+        queue.sizes[rows] -= 1
+        if not queue.sizes[rows]:
+            del queue.sizes[rows]
         if not entries:
             del self.queues[key]
         del self.arrivals[waiting.request.request_id]

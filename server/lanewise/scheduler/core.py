@@ -212,7 +212,8 @@ class Scheduler:
             due_ns = now_ns + request.target_ns
         due_ns += (request.priority - 1) * PRIORITY_STEP_NS
         fits = self._live(request.route.fits)
-        return Waiting(request, self._next_sequence(), now_ns, due_ns, fits)
+        bucket = request.route.bucket
+        return Waiting(request, self._next_sequence(), now_ns, due_ns, fits, bucket)
 
     def _next_sequence(self) -> int:
         self._sequence += 1
@@ -266,7 +267,7 @@ class Scheduler:
 
     def _start(self, choice: Choice, now_ns: int) -> Launch:
         lane = choice.lane
-        bucket = self._backlog.queue_of(choice.parts[0][0]).bucket
+        bucket = choice.parts[0][0].bucket
         slices = []
         for waiting, rows in choice.parts:
             self._dequeue(waiting)
@@ -289,14 +290,23 @@ class Scheduler:
             reason=choice.reason,
             predicted_ns=choice.predicted_ns,
         )
+        self._expect(lane, choice.predicted_ns, now_ns)
         lane.in_flight.append((launch, now_ns))
-        lane.expected_end_ns = now_ns + choice.predicted_ns
         self._in_flight[launch.launch_id] = _InFlight(lane, bucket, choice.slowdown)
         lane.counters.launches += 1
         lane.counters.requests += len(slices)
         lane.counters.rows += rows
         lane.counters.padded_rows += launch.padded_rows
         return launch
+
+    def _expect(self, lane: Lane, predicted_ns: int, now_ns: int) -> None:
+        """Foresee when a new launch will be over, and how much it delays those beside it."""
+        for other in self.lanes:
+            if other.in_flight and other is not lane:
+                slowdown = self._costs.beside(other.profile.index, lane.profile.index)
+                left_ns = max(0, other.expected_end_ns - now_ns) * slowdown
+                other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
+        lane.expected_end_ns = now_ns + predicted_ns
 
     def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of."""

@@ -23,8 +23,10 @@ from lanewise.errors import (
     RunnerLost,
     ServingError,
 )
+from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
 from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
     Complete,
     Decision,
@@ -37,8 +39,10 @@ from lanewise.scheduler.decisions import (
 )
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 from lanewise.scheduler.parts import Outputs, Part, join, own_error
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
 from lanewise.tensors import Array, Shape
 
@@ -65,6 +69,10 @@ class Dispatcher:
     Used on one event loop. `warm_up` first, then `submit` as often as wanted, at the end
     `drain` and `close`. Owns the runners of `loaded` and closes them. Each runner is
     called from threads of its own, so that a blocking call holds up nothing else.
+
+    Args:
+        costs: what launches cost, if that is known from before; None to have `warm_up`
+            measure it.
     """
 
     def __init__(
@@ -73,9 +81,16 @@ class Dispatcher:
         clock: Clock,
         *,
         max_queue_requests: int,
+        scheduling: SchedulingSettings | None = None,
+        policy: str = DEFAULT_POLICY,
+        costs: CostTable | None = None,
         when_lane_lost: Callable[[RunnerLost], None] = lambda _: None,
     ) -> None:
         self.spec: ModelSpec = loaded.spec
+        self.costs = CostTable() if costs is None else costs
+        self._is_measured = costs is not None
+        self._policy = policy
+        self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
         self._when_lane_lost = when_lane_lost
         self._runners = loaded.runners
@@ -90,8 +105,12 @@ class Dispatcher:
                 Lane(LaneId(i), runner.profile, runner.depth, runner.row_counts)
                 for i, runner in enumerate(loaded.runners)
             ),
+            POLICIES[policy](self.costs),
+            self.costs,
             max_queue_requests=max_queue_requests,
         )
+        target_ms = self._scheduling.latency_target_ms
+        self._target_ns = DEFAULT_TARGET_NS if target_ms is None else int(target_ms * NS_PER_MS)
         self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
         self._requests: dict[RequestId, _Request] = {}
         self._in_flight = 0
@@ -118,7 +137,7 @@ class Dispatcher:
         return len(self._requests)
 
     async def warm_up(self) -> None:
-        """Warm up every runner, one after the other; return when all can serve.
+        """Warm up every runner, one after the other, and measure what their launches cost.
 
         If it is cancelled it returns at once and warms up no other runner; the one at work
         cannot be interrupted, so `close` would wait for it.
@@ -132,6 +151,10 @@ class Dispatcher:
             await self._threads[0].call(
                 functools.partial(require_agreement, self.spec, self._runners)
             )
+        if not self._is_measured:
+            lanes = [MeasuredLane(*each) for each in zip(self._runners, self._threads, strict=True)]
+            await measure_costs(self.spec, lanes, self.costs, self._clock)
+            self._is_measured = True
 
     async def submit(
         self,
@@ -139,6 +162,7 @@ class Dispatcher:
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
+        priority: int = 0,
     ) -> InferResult:
         """Run one request and get its outputs. Cancelling it frees its place at once.
 
@@ -147,6 +171,8 @@ class Dispatcher:
                 to be changed before the call returns.
             deadline_ns: on the clock's time; the request never starts after it.
             profile: name or index of the only profile allowed; None for any.
+            priority: 1 for the most important; one that the model does not have, such as
+                0, for the model's default.
 
         Raises:
             InvalidRequest, Overloaded, Unavailable, DeadlineExpired, ExecutionFailed: the
@@ -162,7 +188,14 @@ class Dispatcher:
         request = _Request(inputs, asyncio.get_running_loop().create_future(), now_ns)
         self._requests[request_id] = request
         stack_key = (route.shapes, self._shared_contents(inputs))
-        queued = QueuedRequest(request_id, route, stack_key, deadline_ns)
+        queued = QueuedRequest(
+            request_id,
+            route,
+            stack_key,
+            deadline_ns,
+            self._target_ns,
+            self._scheduling.resolve_priority(priority),
+        )
         self._carry_out(self._scheduler.arrive(queued, now_ns))
         try:
             await request.done
@@ -178,7 +211,15 @@ class Dispatcher:
             InvalidRequest: unknown or missing input, a shape the model contradicts, or an
                 unknown profile. A shape that no profile admits is no error here.
         """
-        return explain(self._scheduler.router, self._scheduler.lanes, shapes, profile)
+        scheduler = self._scheduler
+        return explain(
+            scheduler.router,
+            scheduler.lanes,
+            POLICIES[self._policy](self.costs),
+            self.costs,
+            shapes,
+            profile,
+        )
 
     def status(self) -> tuple[LaneStatus, ...]:
         """Get every lane as it is now. May be called from any thread."""
@@ -256,8 +297,8 @@ class Dispatcher:
                     self._end(request_id)
                 case Reject(request_id, error):
                     self._end(request_id, error)
-                case Expire(request_id):
-                    self._end(request_id, self._describe_expiry(request_id))
+                case Expire(request_id, needed_ns):
+                    self._end(request_id, self._describe_expiry(request_id, needed_ns))
         self._set_timer()
         # Last of all: a runner's thread cannot begin before this one lets go of the
         # interpreter lock.
@@ -325,6 +366,7 @@ class Dispatcher:
                 rows=launch.rows,
                 padded_rows=launch.padded_rows,
                 execution_ms=(now_ns - launched_ns) / NS_PER_MS,
+                predicted_ms=launch.predicted_ns / NS_PER_MS,
             )
         if outputs is not None:
             self._deliver(launch, launched_ns, now_ns, outputs)
@@ -376,12 +418,19 @@ class Dispatcher:
         else:
             request.done.set_result(None)
 
-    def _describe_expiry(self, request_id: RequestId) -> DeadlineExpired:
+    def _describe_expiry(self, request_id: RequestId, needed_ns: int) -> DeadlineExpired:
         request = self._requests.get(request_id)
         waited_ns = 0 if request is None else self._clock.now_ns() - request.arrived_ns
+        title, waited = f"model '{self.spec.name}'", f"{waited_ns / NS_PER_MS:.1f} ms"
+        if needed_ns:
+            return DeadlineExpired(
+                f"{title}: the deadline cannot be met: after {waited} in the queue the request "
+                f"needs {needed_ns / NS_PER_MS:.1f} ms more, and less is left; it was not run. "
+                "Allow more time or send less load"
+            )
         return DeadlineExpired(
-            f"model '{self.spec.name}': the deadline passed after {waited_ns / NS_PER_MS:.1f} ms "
-            "in the queue, before the request could run; allow more time or send less load"
+            f"{title}: the deadline passed after {waited} in the queue, before the request could "
+            "run; allow more time or send less load"
         )
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
 from lanewise.models import ModelSpec, Profile
+from lanewise.scheduler.costs import Bucket, bucket_of
 from lanewise.tensors import DYNAMIC, Shape, TensorSpec, format_shape
 
 MAX_LAUNCHES = 1000
@@ -44,12 +45,14 @@ class Route:
         fits: indexes of the profiles that admit every dimension but rows, ascending.
         distances: for each of `fits`, how far the dimensions other than rows are from the
             profile's opt: the sum of |log2(size / opt)|.
+        bucket: of the shapes, for their costs.
     """
 
     rows: int
     shapes: tuple[Shape, ...]
     fits: tuple[int, ...]
     distances: tuple[float, ...]
+    bucket: Bucket
 
     def preference(self, profile: Profile, rows: int, padded_rows: int) -> tuple[int, float]:
         """Order among the launches this request could be part of, least first.
@@ -159,6 +162,13 @@ class Router:
             )
         return next(iter(counted.values()), 1)
 
+    def items(self, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+        """Take the dimensions that count rows off the shapes."""
+        return tuple(
+            shape[self._first_item_dim(tensor.name) :]
+            for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
+        )
+
     def find_problem(self, profile: Profile, shapes: tuple[Shape, ...], rows: int) -> str:
         """Say why `profile` cannot run a request however it is split or padded; "" if it can."""
         if rows == 0:
@@ -182,14 +192,13 @@ class Router:
                 f"model '{self.spec.name}': {rows} rows would be split over more than "
                 f"{MAX_LAUNCHES} launches; send at most {most_rows} rows in a request"
             )
+        items = self.items(shapes)
         return Route(
             rows=rows,
-            shapes=tuple(
-                shape[self._first_item_dim(tensor.name) :]
-                for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
-            ),
+            shapes=items,
             fits=tuple(profile.index for profile in fits),
             distances=tuple(self._item_distance(profile, shapes) for profile in fits),
+            bucket=bucket_of(items),
         )
 
     def _find_eligibility(self, fits: tuple[int, ...], rows: int) -> Eligibility:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
 
 from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.lane import Lane
@@ -39,18 +40,30 @@ class LanePrices:
             self.typical_ns.append(typical[padded])
             self.safe_ns.append(safe[padded])
 
+    def choices(self, waiting_rows: int) -> Iterator[int]:
+        """Iterate over the rows worth weighing for a launch out of `waiting_rows`, most first."""
+        most = min(waiting_rows, self.max_rows)
+        yield most
+        for index in range(bisect.bisect_left(self.counts, most) - 1, -1, -1):
+            yield self.counts[index]
+
 
 class Prices:
     """What serving rows of one kind costs over the lanes that fit.
 
     Attributes:
         revision: of the cost table these were made from.
-        lanes: one entry for each lane in service that fits.
+        made_ns: when they were made.
+        lanes: one entry for each lane in service that fits, the narrowest first.
     """
 
-    def __init__(self, lanes: Sequence[Lane], costs: CostTable, bucket: Bucket) -> None:
+    def __init__(
+        self, lanes: Sequence[Lane], costs: CostTable, bucket: Bucket, now_ns: int
+    ) -> None:
         self.revision = costs.revision
-        self.lanes = [LanePrices(lane, costs, bucket) for lane in lanes]
+        self.made_ns = now_ns
+        narrowest_first = sorted(lanes, key=lambda lane: lane.profile.rows.max)
+        self.lanes = [LanePrices(lane, costs, bucket) for lane in narrowest_first]
         # Runners of the same profile cost the same.
         distinct = {each.lane.profile.index: each for each in self.lanes}.values()
         self._plan = _plan(distinct)
@@ -66,7 +79,7 @@ class Prices:
         return plan[rows - beyond] + beyond * self._row_ns
 
 
-def _plan(lanes: Sequence[LanePrices]) -> list[int]:
+def _plan(lanes: Iterable[LanePrices]) -> list[int]:
     """Find for 0, 1, 2, ... rows the least total time of launches that run them all.
 
     The last launch may be padded. Dynamic programming over the rows: the cheapest way for n
