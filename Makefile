@@ -27,7 +27,7 @@ test-gpu: ## run the tests that need a GPU; with the Python that has TensorRT-RT
 	LANEWISE_REQUIRE_GPU=1 PYTHONPATH=server:client:$(PYTHONPATH) \
 		$(PYTHON) -m pytest tests/gpu tests/contract tests/unit/trt $(PYTEST_ARGS)
 
-bench-gpu: ## measure the lanes of ResNet-50 on this GPU, beside the naive ways
+bench-gpu: ## measure the lanes of ResNet-50 and BERT on this GPU, beside the naive ways
 	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/speed.py \
 		--output benchmarks/gpu/results/$$(date +%F)-speed.json
 

@@ -9,6 +9,8 @@ from lanewise_client.results import (
     Candidate,
     Lane,
     LaneCounters,
+    LaneGraphs,
+    LaneMemory,
     LaneState,
     ModelLanes,
     PlannedLaunch,
@@ -103,4 +105,20 @@ def _parse_lane(lane: lanes_pb2.Lane) -> Lane:
         ),
         host_bytes=lane.host_bytes,
         device_bytes=lane.device_bytes,
+        memory=_parse_memory(lane.memory),
+        graphs=_parse_graphs(lane.graphs) if lane.HasField("graphs") else None,
     )
+
+
+def _parse_memory(memory: lanes_pb2.LaneMemory) -> LaneMemory:
+    return LaneMemory(
+        pageable_bytes=memory.pageable_bytes,
+        pinned_bytes=memory.pinned_bytes,
+        tensor_bytes=memory.tensor_bytes,
+        scratch_bytes=memory.scratch_bytes,
+        graph_bytes=memory.graph_bytes,
+    )
+
+
+def _parse_graphs(graphs: lanes_pb2.LaneGraphs) -> LaneGraphs:
+    return LaneGraphs(launches=graphs.launches, misses=dict(graphs.misses), held=graphs.held)

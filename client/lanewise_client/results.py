@@ -171,8 +171,48 @@ class RowRange:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneMemory:
+    """Bytes a lane holds for its own buffers, the model's weights not counted.
+
+    Attributes:
+        pageable_bytes: ordinary host memory.
+        pinned_bytes: host memory that the device copies from and to by itself.
+        tensor_bytes: inputs and outputs on the device.
+        scratch_bytes: what an execution needs on the device besides its tensors.
+        graph_bytes: CUDA graphs.
+    """
+
+    pageable_bytes: int
+    pinned_bytes: int
+    tensor_bytes: int
+    scratch_bytes: int
+    graph_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneGraphs:
+    """How often a lane launched CUDA graphs since its model was loaded, warm-up included.
+
+    Attributes:
+        launches: executions that were the launch of a graph captured before.
+        misses: executions that were not, by reason.
+        held: graphs kept when asked.
+    """
+
+    launches: int
+    misses: dict[str, int]
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane as it was when asked for: its profile, what it does, and what it has done."""
+    """A lane as it was when asked for: its profile, what it does, and what it has done.
+
+    Attributes:
+        host_bytes: all host memory of its own buffers; `memory` has the parts.
+        device_bytes: all device memory of its own buffers.
+        graphs: None for a lane that has no use for CUDA graphs.
+    """
 
     lane_id: int
     profile: Profile
@@ -181,6 +221,8 @@ class Lane:
     counters: LaneCounters
     host_bytes: int
     device_bytes: int
+    memory: LaneMemory
+    graphs: LaneGraphs | None
 
 
 @dataclass(frozen=True, slots=True)

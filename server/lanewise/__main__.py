@@ -99,11 +99,11 @@ def serve(log_format: str, log_level: str, **settings: object) -> None:
         try:
             await app.run()
         except (ConfigError, RunnerLost) as error:
-            if app.left_running:
+            if app.must_leave_at_once:
                 click.echo(f"lanewise: {error}", err=True)
                 leave_at_once(1)
             raise
-        if app.left_running:
+        if app.must_leave_at_once:
             leave_at_once(0)
 
     asyncio.run(run())

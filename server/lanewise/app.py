@@ -51,9 +51,10 @@ class App:
         self.metrics_port = settings.metrics_port
         self.loaded = asyncio.Event()
         """Set once every model is ready or has failed."""
-        self.left_running = False
-        """Whether `run` returned while a thread was loading, warming up or executing a model,
-        which nothing can interrupt: a process that is to end now must `leave_at_once`."""
+        self.must_leave_at_once = False
+        """Whether a process that is to end after `run` has to `leave_at_once`: a thread is
+        still loading, warming up or executing a model, which nothing can interrupt, or the
+        device is lost, and releasing what is held on it may crash or hang."""
         self._clock = clock or SystemClock()
         self._dispatchers: list[Dispatcher] = []
         self._stop = asyncio.Event()
@@ -146,12 +147,16 @@ class App:
             self.registry.drain()
             loading.cancel()
             telling.cancel()
-        self.left_running = loading.cancelled()
+        self.must_leave_at_once |= loading.cancelled()
 
     def _take_note_of_lost_lane(self, error: RunnerLost) -> None:
         if isinstance(error, DeviceLost):
-            self._give_up(error.message)
+            self._give_up_device(error)
         self._lane_lost.set()
+
+    def _give_up_device(self, error: DeviceLost) -> None:
+        self.must_leave_at_once = True
+        self._give_up(error.message)
 
     def _give_up(self, why: str) -> None:
         """Stop with an error; a supervisor is to start a new process."""
@@ -177,6 +182,8 @@ class App:
                 await self._load(source, model)
             except (ConfigError, ServingError) as error:
                 self._mark_failed(model, str(error))
+                if isinstance(error, DeviceLost):
+                    self._give_up_device(error)
             except Exception as error:
                 _log.exception("loading failed unexpectedly", model=source.name)
                 self._mark_failed(model, f"{type(error).__name__}: {error}")
@@ -253,7 +260,7 @@ class App:
         await asyncio.sleep(LAME_DUCK_S)
         await server.stop(HANDOVER_S)
         for dispatcher in self._dispatchers:
-            self.left_running |= not await dispatcher.close()
+            self.must_leave_at_once |= not await dispatcher.close()
         _log.info("stopped", **({"dropped": dropped} if dropped else {}))
 
 

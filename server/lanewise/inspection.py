@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from lanewise.clock import NS_PER_MS, SystemClock
+from lanewise.engine.report import EngineReport
 from lanewise.engine.repository import find_models, load_model
+from lanewise.engine.source import ModelSource
+from lanewise.engine.trt.plan_header import read_plan_header
 from lanewise.errors import ConfigError
 from lanewise.model_settings import read_model_settings
 from lanewise.rpc.metadata import describe_model
-from lanewise_client import Client, ModelLanes, ModelMetadata
+from lanewise_client import Client, Lane, ModelLanes, ModelMetadata
 from lanewise_client.metadata import parse_model_metadata
 
 READ_TIMEOUT_S = 10.0
 READY = "ready"
+PLAN_SUFFIX = ".plan"
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
@@ -35,11 +39,15 @@ def inspect_path(path: Path, backend: str | None, console: Console) -> bool:
             loaded = load_model(source, settings, backend_override=backend, clock=SystemClock())
         except ConfigError as error:
             all_loaded = False
+            _print_plan_header(source, console)
             _print_problem(f"cannot be served: {error}", console)
             continue
         for runner in loaded.runners:
             runner.close()
         _print_model(parse_model_metadata(describe_model(loaded.spec, [source.version])), console)
+        if loaded.engine is not None:
+            names = [profile.name for profile in loaded.spec.profiles]
+            print_engine(loaded.engine, names, console)
     return all_loaded
 
 
@@ -91,6 +99,41 @@ def _print_model(model: ModelMetadata, console: Console) -> None:
     console.print(tensors, profiles, sep="\n")
 
 
+def _print_plan_header(source: ModelSource, console: Console) -> None:
+    """Print what a plan tells where it cannot be loaded; nothing if it is none."""
+    if not source.file.name.endswith(PLAN_SUFFIX):
+        return
+    try:
+        header = read_plan_header(source.file)
+    except ConfigError:  # the very reason why it cannot be served
+        return
+    console.print(
+        f"plan for backend {header.backend}, built by version {header.version}; "
+        "the rest can be read only where it can be loaded",
+        highlight=False,
+    )
+
+
+def print_engine(engine: EngineReport, profiles: Sequence[str], console: Console) -> None:
+    """Print who built an engine, its precision, and what each of its `profiles` needs."""
+    precision = ", ".join(sorted(dtype.value for dtype in engine.precision))
+    console.print(
+        f"engine built by {engine.builder}; its inputs and outputs are {precision}",
+        highlight=False,
+    )
+    memory = _table("profile", "inputs", "scratch", "device memory of a lane")
+    values = _table("profile", "shape tensor", "min values", "opt values", "max values")
+    for profile, needs in zip(profiles, engine.profiles, strict=True):
+        sizes = (needs.input_bytes, needs.scratch_bytes, needs.device_bytes)
+        memory.add_row(profile, *map(_size, sizes))
+        for name, admitted in needs.values.items():
+            corners = (admitted.min, admitted.opt, admitted.max)
+            values.add_row(profile, name, *map(_sizes, corners))
+    console.print(memory)
+    if values.rows:
+        console.print(values)
+
+
 def _print_lanes(model: ModelLanes, console: Console) -> None:
     lanes = _table(
         "lane", "profile", "state", "launches", "requests", "rows", "padding", "mean queue",
@@ -112,7 +155,32 @@ def _print_lanes(model: ModelLanes, console: Console) -> None:
             _size(lane.device_bytes),
         )
     console.print(lanes)
+    on_device = [lane for lane in model.lanes if lane.device_bytes or lane.graphs is not None]
+    if on_device:
+        _print_device_use(on_device, console)
     console.print(f"{model.waiting_requests} requests wait", highlight=False)
+
+
+def _print_device_use(on_device: Iterable[Lane], console: Console) -> None:
+    lanes = _table(
+        "lane", "profile", "pinned", "inputs, outputs", "scratch", "graphs", "graph memory",
+        "graph launches", "other executions",
+    )  # fmt: skip
+    for lane in on_device:
+        graphs, memory = lane.graphs, lane.memory
+        misses = graphs.misses.items() if graphs else ()
+        lanes.add_row(
+            str(lane.lane_id),
+            lane.profile.name,
+            _size(memory.pinned_bytes),
+            _size(memory.tensor_bytes),
+            _size(memory.scratch_bytes),
+            str(graphs.held) if graphs else "-",
+            _size(memory.graph_bytes),
+            str(graphs.launches) if graphs else "-",
+            ", ".join(f"{count} {reason}" for reason, count in misses if count) or "-",
+        )
+    console.print(lanes)
 
 
 def _table(*columns: str) -> Table:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from lanewise import __version__
 from lanewise.clock import NS_PER_S
+from lanewise.runner_status import RunnerMemory
 from lanewise.scheduler.registry import ModelRegistry, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus
 
@@ -78,13 +79,25 @@ _LANE_COUNTERS: tuple[tuple[str, str, Callable[[LaneCounters], float]], ...] = (
 )
 
 _LANE_GAUGES: tuple[tuple[str, str, Callable[[LaneStatus], float]], ...] = (
-    ("lanewise_lane_host_bytes", "Host memory of the runner's buffers", lambda s: s.host_bytes),
+    (
+        "lanewise_lane_host_bytes",
+        "Host memory of the runner's buffers",
+        lambda s: s.memory.host_bytes,
+    ),
     (
         "lanewise_lane_device_bytes",
         "Device memory of the runner's buffers",
-        lambda s: s.device_bytes,
+        lambda s: s.memory.device_bytes,
     ),
 )
+
+_MEMORY_KINDS: Mapping[str, Callable[[RunnerMemory], float]] = {
+    "pageable": lambda m: m.pageable_bytes,
+    "pinned": lambda m: m.pinned_bytes,
+    "tensors": lambda m: m.tensor_bytes,
+    "scratch": lambda m: m.scratch_bytes,
+    "graphs": lambda m: m.graph_bytes,
+}
 
 
 @dataclass(slots=True)
@@ -236,20 +249,28 @@ def _snapshot(model: ServedModel) -> _Loaded | None:
 
 
 def _collect_lanes(loaded: Sequence[_Loaded]) -> Iterator[Metric]:
-    """Yield what lanes count, summed over the lanes of a profile, and the state of each."""
-    for name, text, count in _LANE_COUNTERS:
-        sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
-        for model in loaded:
-            for lane in model.lanes:
-                sums[*model.labels, lane.profile.name] += count(lane.counters)
-        yield _counter(name, text, _PROFILE, sums.items())
+    """Yield what lanes count, summed over the lanes of a profile, and what each of them is."""
     lanes = [
         ((*model.labels, lane.profile.name, str(lane.lane_id)), lane)
         for model in loaded
         for lane in model.lanes
     ]
+    for name, text, count in _LANE_COUNTERS:
+        counted = ((profile, count(lane.counters)) for (*profile, _), lane in lanes)
+        yield _counter(name, text, _PROFILE, _sums(counted))
     for name, text, measure in _LANE_GAUGES:
         yield _gauge(name, text, _LANE, [(labels, measure(lane)) for labels, lane in lanes])
+    yield _gauge(
+        "lanewise_lane_memory_bytes",
+        "Memory of the runner's buffers, by kind",
+        (*_LANE, "kind"),
+        [
+            ((*labels, kind), measure(lane.memory))
+            for labels, lane in lanes
+            for kind, measure in _MEMORY_KINDS.items()
+        ],
+    )
+    yield from _collect_graphs(lanes)
     yield _gauge(
         "lanewise_lane_state",
         "1 for the state the lane is in, 0 for the others",
@@ -262,7 +283,42 @@ def _collect_lanes(loaded: Sequence[_Loaded]) -> Iterator[Metric]:
     )
 
 
+def _collect_graphs(lanes: Iterable[tuple[Sequence[str], LaneStatus]]) -> Iterator[Metric]:
+    """Yield how CUDA graphs are used by the lanes that have a use for them."""
+    graphs = [(labels, lane.graphs) for labels, lane in lanes if lane.graphs is not None]
+    yield _counter(
+        "lanewise_graph_launches",
+        "Executions that were the launch of a CUDA graph, warm-up included",
+        _PROFILE,
+        _sums((profile, counts.launches) for (*profile, _), counts in graphs),
+    )
+    yield _counter(
+        "lanewise_graph_misses",
+        "Executions that were not the launch of a CUDA graph, warm-up included, by reason",
+        (*_PROFILE, "reason"),
+        _sums(
+            ((*profile, reason), count)
+            for (*profile, _), counts in graphs
+            for reason, count in counts.misses.items()
+        ),
+    )
+    yield _gauge(
+        "lanewise_lane_graphs",
+        "CUDA graphs kept",
+        _LANE,
+        [(labels, counts.held) for labels, counts in graphs],
+    )
+
+
 _Samples = Iterable[tuple[Sequence[str], float]]
+
+
+def _sums(samples: _Samples) -> _Samples:
+    """Add up the values that have the same labels."""
+    sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    for labels, value in samples:
+        sums[*labels] += value
+    return sums.items()
 
 
 def _gauge(name: str, text: str, label_names: Sequence[str], samples: _Samples) -> Metric:

@@ -31,11 +31,25 @@ def _require_capability(text: str) -> str:
     return text
 
 
+def _require_separate_groups(groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    names = [name for group in groups for name in group]
+    if any(len(group) < 2 for group in groups):
+        raise PydanticCustomError("groups", "must be lists of two or more profiles each")
+    if repeated := {name for name in names if names.count(name) > 1}:
+        listed = ", ".join(sorted(repeated))
+        raise PydanticCustomError("groups", f"must name each profile once; repeated: {listed}")
+    return groups
+
+
 NonEmpty = AfterValidator(_require_entries)
 
 # TOML lists become tuples; their numbers stay strict, so 1.5 or true is no dimension.
 Dims = Annotated[tuple[int, ...], Field(strict=False)]
 DelayMs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+NameGroups = Annotated[
+    tuple[Names, ...], Field(strict=False), AfterValidator(_require_separate_groups)
+]
 ComputeCapability = Annotated[str, AfterValidator(_require_capability)]
 
 
@@ -80,6 +94,8 @@ class TensorRTSettings(Table):
 
     Attributes:
         runners: how many runners a profile has, by its name; 1 for those not named.
+        shared_scratch: groups of profiles, by their names, whose runners share scratch
+            memory and therefore execute one after the other.
         workspace_mib: scratch memory that a layer may use, in units of 2^20 bytes; None for
             all there is. Read when a plan is built.
         optimization_level: from 0, built fast, to 5, built long; None for TensorRT's
@@ -95,6 +111,7 @@ class TensorRTSettings(Table):
     BUILD_KEYS: ClassVar = ("workspace_mib", "optimization_level", "compute_capabilities")
 
     runners: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    shared_scratch: NameGroups = ()
     workspace_mib: Annotated[int, Field(ge=1)] | None = None
     optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
     compute_capabilities: Annotated[tuple[ComputeCapability, ...], Field(strict=False)] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lanewise.tensors import Shape, TensorSpec
 
@@ -15,6 +15,18 @@ class ShapeRange:
     min: Shape
     opt: Shape
     max: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeValues:
+    """The values a profile admits for a shape tensor: min <= value <= max in every place.
+
+    Row-major; a scalar has one.
+    """
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,8 @@ class Profile:
             common. A model without batching runs one request a launch, whatever its
             shapes, and counts it as one row: (1, 1, 1).
         max_queue_delay_ns: how long a request may be held back to fill a batch.
+        values: by input that is a shape tensor: one whose values, not its shape alone,
+            decide the shapes of other tensors. Only TensorRT tells them from others.
     """
 
     index: int
@@ -45,6 +59,7 @@ class Profile:
     ranges: Mapping[str, ShapeRange]
     rows: RowRange
     max_queue_delay_ns: int
+    values: Mapping[str, ShapeValues] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import ml_dtypes
@@ -89,6 +90,17 @@ class TensorSpec:
     def dynamic_dims(self) -> tuple[int, ...]:
         """Indexes of the dynamic dimensions."""
         return tuple(i for i, size in enumerate(self.shape) if size == DYNAMIC)
+
+
+def merge_sizes(shape: Shape, observed: Iterable[Shape]) -> Shape:
+    """Get `shape` with those dimensions dynamic in which the shapes observed differ.
+
+    All have as many dimensions; without any observed, `shape` is what it was.
+    """
+    return tuple(
+        size if len(set(seen)) <= 1 else DYNAMIC
+        for size, *seen in zip(shape, *observed, strict=True)
+    )
 
 
 def element_count(shape: Shape) -> int:

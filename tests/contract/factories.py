@@ -130,7 +130,17 @@ class TensorRTFactory:
 
     name: str = "tensorrt-rtx"
     dtypes: frozenset[DType] = frozenset(
-        {DType.BOOL, DType.INT32, DType.INT64, DType.FP16, DType.BF16, DType.FP32}
+        {
+            DType.BOOL,
+            DType.UINT8,
+            DType.INT8,
+            DType.INT32,
+            DType.INT64,
+            DType.FP16,
+            DType.BF16,
+            DType.FP32,
+            DType.FP8_E4M3FN,
+        }
     )
     computes: bool = False
 

@@ -205,6 +205,21 @@ def test_shapes_may_change_from_run_to_run_within_the_profile(factory, tmp_path)
 
 
 @every_backend
+def test_a_shape_is_warm_once_it_was_warmed_up_or_prepared_whatever_its_rows(factory, tmp_path):
+    x = tensor("X", DType.FP32, (DYNAMIC, DYNAMIC))
+    wide = ProfileSettings(tensors={"X": ShapeRangeSettings(min=(1, 1), opt=(2, 4), max=(4, 16))})
+    settings = ModelSettings(profiles=(wide,))
+    runner = only_runner(load_echo(factory, tmp_path, inputs=(x,), settings=settings))
+
+    runner.warm_up()
+    runner.prepare({"X": (3, 7)})
+
+    assert all(runner.is_warm({"X": (1, width)}) for width in (4, 16, 7))
+    piece = random_array(DType.FP32, (4, 7))
+    assert contents(runner.run(batch_of(4, X=[piece]))["echo_X"]) == contents(piece)
+
+
+@every_backend
 @pytest.mark.parametrize("rows", [[4], [2, 2]], ids=["lone", "stacked"])
 def test_outputs_stay_as_they_are_after_later_runs_and_after_close(factory, rows, tmp_path):
     runner = only_runner(load_echo(factory, tmp_path))
@@ -253,6 +268,24 @@ def test_buffers_only_grow(factory, tmp_path):
 
     assert sizes == sorted(sizes)
     assert sizes[-1] >= 8 * 3 * 4
+
+
+@every_backend
+def test_every_execution_is_the_launch_of_a_graph_or_a_miss_where_there_are_graphs(
+    factory, tmp_path
+):
+    runner = only_runner(load_echo(factory, tmp_path))
+
+    def executions():
+        counts = runner.graph_counts()
+        return None if counts is None else counts.launches + sum(counts.misses.values())
+
+    runner.warm_up()
+    before = executions()
+    for _ in range(5):
+        runner.run(batch_of(4, X=[random_array(DType.FP32, (4, 3))]))
+
+    assert executions() == (None if before is None else before + 5)
 
 
 @every_backend

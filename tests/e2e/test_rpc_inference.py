@@ -546,9 +546,18 @@ async def test_lanes_are_listed_with_profile_state_and_counters():
             "queue_ns": 7,
             "execution_ns": 8,
         },
-        host_bytes=30,
-        device_bytes=40,
+        host_bytes=3,
+        device_bytes=12,
+        memory={
+            "pageable_bytes": 1,
+            "pinned_bytes": 2,
+            "tensor_bytes": 3,
+            "scratch_bytes": 4,
+            "graph_bytes": 5,
+        },
+        graphs={"launches": 9, "misses": {"first_run": 10, "captured": 0}, "held": 11},
     )
+    assert not listed.lanes[0].HasField("graphs")
 
 
 @pytest.mark.parametrize(("profile", "pin"), [("", "None"), ("wide", "wide")])

@@ -56,7 +56,13 @@ def test_auto_serves_on_tensorrt_and_answers_as_onnx_runtime_does():
                 tolerance = RELATIVE_TOLERANCE * np.abs(reference).max()
                 np.testing.assert_allclose(result["logits"], reference, rtol=0, atol=tolerance)
             lanes = (await client.lanes("digits")).lanes
-        assert all(lane.device_bytes > 0 for lane in lanes)
+        for lane in lanes:
+            memory = lane.memory
+            on_device = (memory.tensor_bytes, memory.scratch_bytes, memory.graph_bytes)
+            assert lane.device_bytes == sum(on_device) > 0
+            assert memory.pinned_bytes == lane.host_bytes > 0
+            assert lane.graphs is not None
+            assert min(lane.graphs.launches, lane.graphs.held) > 0
         assert all(lane.counters.rows > 0 for lane in lanes)
 
     asyncio.run(scenario())

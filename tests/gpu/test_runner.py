@@ -11,6 +11,7 @@ from helpers.serving import DIGITS
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.runner import Batch
 from lanewise.errors import ExecutionFailed
+from lanewise.memory.device import GRAPH_BYTES, GRAPH_NODE_BYTES
 from lanewise.model_settings import (
     ModelSettings,
     ProfileSettings,
@@ -64,6 +65,14 @@ def test_graphs_give_what_execution_without_them_gives(digits):
     first = runner.run(batch_of(3, 4))["logits"]  # compiles, no graph
     for _ in range(4):  # captures and launches, in both slots
         np.testing.assert_array_equal(runner.run(batch_of(3, 4))["logits"][:3], first[:3])
+
+
+def test_graphs_are_counted_by_their_nodes_however_small_they_are(digits):
+    runner = digits["online"]
+    runner.warm_up()
+    held = runner.graph_counts().held
+    assert held > 0
+    assert runner.memory().graph_bytes >= held * (GRAPH_BYTES + GRAPH_NODE_BYTES)
 
 
 def test_buffers_are_made_for_the_maximum_and_do_not_grow(digits):

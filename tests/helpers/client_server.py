@@ -164,6 +164,14 @@ class Lanes(lanes_pb2_grpc.LaneServiceServicer):
             ),
             host_bytes=9,
             device_bytes=10,
+            memory=lanes_pb2.LaneMemory(
+                pageable_bytes=12,
+                pinned_bytes=13,
+                tensor_bytes=14,
+                scratch_bytes=15,
+                graph_bytes=16,
+            ),
+            graphs=lanes_pb2.LaneGraphs(launches=17, misses={"first_run": 18}, held=19),
         )
         return lanes_pb2.ListLanesResponse(
             name=request.name,

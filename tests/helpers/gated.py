@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lanewise.engine.runner import Batch, LoadedModel, RunnerMemory
+from lanewise.engine.runner import Batch, LoadedModel
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import Array
+from lanewise.runner_status import RunnerMemory
+from lanewise.tensors import Array, Shape
 
 
 class GatedRunner:
@@ -36,6 +37,12 @@ class GatedRunner:
     def warm_up(self) -> None:
         self.threads.add(threading.get_ident())
 
+    def is_warm(self, shapes: Mapping[str, Shape]) -> bool:
+        return True
+
+    def prepare(self, shapes: Mapping[str, Shape]) -> None:
+        pass
+
     def run(self, batch: Batch) -> dict[str, Array]:
         self.threads.add(threading.get_ident())
         self.batches.append(batch)
@@ -51,7 +58,10 @@ class GatedRunner:
         return {"Y": np.concatenate([x, padding])}
 
     def memory(self) -> RunnerMemory:
-        return RunnerMemory(host_bytes=64, device_bytes=0)
+        return RunnerMemory(pageable_bytes=64)
+
+    def graph_counts(self) -> None:
+        return None
 
     def close(self) -> None:
         self.is_closed = True

@@ -18,6 +18,7 @@ from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.observer import RequestObserver
 from lanewise.rpc.server import build_server
+from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.results import (
     CandidateReport,
@@ -136,9 +137,16 @@ class EchoLanes:
             execution_ns=8,
         )
         return (
-            LaneStatus(0, NARROW, LaneState.IDLE, LaneCounters(), 10, 20),
-            LaneStatus(1, WIDE, LaneState.BUSY, counters, 30, 40),
-            LaneStatus(2, WIDE, LaneState.RETIRED, LaneCounters(), 0, 0),
+            LaneStatus(0, NARROW, LaneState.IDLE, LaneCounters(), RunnerMemory(pageable_bytes=10)),
+            LaneStatus(
+                1,
+                WIDE,
+                LaneState.BUSY,
+                counters,
+                RunnerMemory(1, 2, 3, 4, 5),
+                GraphCounts(launches=9, misses={"first_run": 10, "captured": 0}, held=11),
+            ),
+            LaneStatus(2, WIDE, LaneState.RETIRED, LaneCounters(), RunnerMemory()),
         )
 
     def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:

@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +78,24 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(path: Path, *arguments: str, until: str = "serving") -> Iterator[ServerProcess]:
-    """Start `lanewise serve` on free ports and wait for an event; killed at the end."""
+def server_process(
+    path: Path,
+    *arguments: str,
+    until: str = "serving",
+    program: Sequence[str] = ("-m", "lanewise"),
+) -> Iterator[ServerProcess]:
+    """Start `lanewise serve` on free ports and wait for an event; killed at the end.
+
+    `program` is what Python runs, and what takes the arguments of the command.
+    """
     command = [
-        *(sys.executable, "-m", "lanewise", "serve", str(path), "--host", "127.0.0.1"),
+        *(sys.executable, *program, "serve", str(path), "--host", "127.0.0.1"),
         *("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", *arguments),
     ]
     process = subprocess.Popen(
         command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=_environment(),
@@ -102,5 +112,6 @@ def server_process(path: Path, *arguments: str, until: str = "serving") -> Itera
 def _environment() -> dict[str, str]:
     import os
 
-    path = f"{REPOSITORY / 'server'}:{REPOSITORY / 'client'}"
+    given = os.environ.get("PYTHONPATH", "")
+    path = f"{REPOSITORY / 'server'}:{REPOSITORY / 'client'}:{given}".rstrip(":")
     return {**os.environ, "PYTHONPATH": path}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from helpers.models import save_onnx, tensor
+from helpers.models import ONNX_TYPES, save_onnx, tensor
 from lanewise.engine.trt.binding import Binding, bind
 from lanewise.engine.trt.plan_header import HEADER_BYTES
 from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
@@ -54,6 +54,119 @@ def save_expand(file: Path) -> Path:
         [helper.make_node("Expand", ["X", "S"], ["Y"])],
         [tensor("X", shape=(DYNAMIC, 1)), tensor("S", DType.INT64, (2,))],
         [tensor("Y", shape=(DYNAMIC, DYNAMIC))],
+    )
+
+
+def save_cut(file: Path) -> Path:
+    """Write a model that cuts every row of X [rows, 6] after as many items as INT32 E [1] says."""
+    return save_onnx(
+        file,
+        [
+            helper.make_node("Cast", ["E"], ["end"], to=ONNX_TYPES[DType.INT64]),
+            helper.make_node("Slice", ["X", "start", "end", "axis"], ["Y"]),
+        ],
+        [tensor("X", shape=(DYNAMIC, 6)), tensor("E", DType.INT32, (1,))],
+        [tensor("Y", shape=(DYNAMIC, DYNAMIC))],
+        {"start": np.array([0]), "axis": np.array([1])},
+    )
+
+
+def save_reshape(file: Path) -> Path:
+    """Write a model that gives X [rows, 6] the shape that INT64 S [2] holds."""
+    return save_onnx(
+        file,
+        [helper.make_node("Reshape", ["X", "S"], ["Y"])],
+        [tensor("X", shape=(DYNAMIC, 6)), tensor("S", DType.INT64, (2,))],
+        [tensor("Y", shape=(DYNAMIC, DYNAMIC), rows_name="")],
+    )
+
+
+def save_repeat(file: Path) -> Path:
+    """Write a model whose Y [sum of X] is all 7, for X [rows, 2], and whose Z is 2 X.
+
+    The size of Y depends on the data. Of the operators that do so without a shape tensor,
+    TensorRT-RTX 1.6 builds those whose sizes are computed; it has no kernel for NonZero,
+    NonMaxSuppression, Unique and Compress.
+    """
+    return save_onnx(
+        file,
+        [
+            helper.make_node("ReduceSum", ["X", "axes"], ["sum"], keepdims=0),
+            helper.make_node("Cast", ["sum"], ["count"], to=ONNX_TYPES[DType.INT64]),
+            helper.make_node("Reshape", ["count", "vector"], ["size"]),
+            helper.make_node("Expand", ["seven", "size"], ["Y"]),
+            helper.make_node("Add", ["X", "X"], ["Z"]),
+        ],
+        [tensor("X", shape=(DYNAMIC, 2))],
+        [tensor("Y", shape=(DYNAMIC,), rows_name="count"), tensor("Z", shape=(DYNAMIC, 2))],
+        {
+            "axes": np.array([0, 1]),
+            "vector": np.array([1]),
+            "seven": np.array([7], np.float32),
+        },
+    )
+
+
+def save_conversions(file: Path, dtype: DType) -> Path:
+    """Write a model with "numbers", FP32, of X in `dtype`, and Y in `dtype` of F in FP32.
+
+    All are [rows, 3]. INT8 and FP8 are quantised with a scale of 1: numbers up to their
+    largest are what they are.
+    """
+    if dtype in (DType.INT8, DType.FP8_E4M3FN):
+        nodes = [
+            helper.make_node("DequantizeLinear", ["X", "one", "zero"], ["numbers"]),
+            helper.make_node("QuantizeLinear", ["F", "one", "zero"], ["Y"]),
+        ]
+        constants = {"one": np.array(1, np.float32), "zero": np.array(0, dtype.numpy)}
+    else:
+        nodes = [
+            helper.make_node("Cast", ["X"], ["numbers"], to=ONNX_TYPES[DType.FP32]),
+            helper.make_node("Cast", ["F"], ["Y"], to=ONNX_TYPES[dtype]),
+        ]
+        constants = {}
+    return save_onnx(
+        file,
+        nodes,
+        [tensor("X", dtype), tensor("F")],
+        [tensor("numbers"), tensor("Y", dtype)],
+        constants,
+    )
+
+
+def save_several(file: Path) -> Path:
+    """Write a model with inputs and outputs of many ranks and datatypes.
+
+    Inputs X FP32 [rows, 4], ids INT64 [rows], image FP16 [rows, 2, 3, 3], and table FP32
+    [5, 4], which is no row-wise input. Outputs Y = X + table[ids], is_large BOOL = Y > 0.5,
+    next INT64 = ids + 1, and brightest FP16 [rows, 2], the maximum of each image's planes.
+    """
+    return save_onnx(
+        file,
+        [
+            helper.make_node("Gather", ["table", "ids"], ["found"]),
+            helper.make_node("Add", ["X", "found"], ["Y"]),
+            helper.make_node("Greater", ["Y", "half"], ["is_large"]),
+            helper.make_node("Add", ["ids", "one"], ["next"]),
+            helper.make_node("ReduceMax", ["image", "plane"], ["brightest"], keepdims=0),
+        ],
+        [
+            tensor("X", shape=(DYNAMIC, 4)),
+            tensor("ids", DType.INT64, (DYNAMIC,)),
+            tensor("image", DType.FP16, (DYNAMIC, 2, 3, 3)),
+            tensor("table", shape=(5, 4)),
+        ],
+        [
+            tensor("Y", shape=(DYNAMIC, 4)),
+            tensor("is_large", DType.BOOL, (DYNAMIC, 4)),
+            tensor("next", DType.INT64, (DYNAMIC,)),
+            tensor("brightest", DType.FP16, (DYNAMIC, 2)),
+        ],
+        {
+            "half": np.array(0.5, np.float32),
+            "one": np.array(1),
+            "plane": np.array([2, 3]),
+        },
     )
 
 

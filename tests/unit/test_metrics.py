@@ -10,6 +10,7 @@ import pytest
 import lanewise
 from lanewise.metrics import Metrics
 from lanewise.models import ModelSpec, Profile, RowRange
+from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus
 
@@ -41,7 +42,7 @@ class FixedLanes:
 
 
 def lane(lane_id, profile, state=LaneState.IDLE, **counters):
-    return LaneStatus(lane_id, profile, state, LaneCounters(**counters), 1000, 2000)
+    return LaneStatus(lane_id, profile, state, LaneCounters(**counters), RunnerMemory())
 
 
 def serve(*lanes, waiting_requests=0):
@@ -143,16 +144,50 @@ def test_a_lane_is_in_exactly_one_state():
 
 
 def test_memory_is_told_for_each_lane():
-    metrics = serve(lane(0, ONLINE), replace(lane(1, ONLINE), host_bytes=5, device_bytes=6))
+    metrics = serve(lane(0, ONLINE), replace(lane(1, ONLINE), memory=RunnerMemory(1, 2, 4, 8, 16)))
 
     assert samples(metrics, "lanewise_lane_host_bytes") == {
-        ("0", "digits", "online", "1"): 1000,
-        ("1", "digits", "online", "1"): 5,
+        ("0", "digits", "online", "1"): 0,
+        ("1", "digits", "online", "1"): 3,
     }
     assert samples(metrics, "lanewise_lane_device_bytes") == {
-        ("0", "digits", "online", "1"): 2000,
-        ("1", "digits", "online", "1"): 6,
+        ("0", "digits", "online", "1"): 0,
+        ("1", "digits", "online", "1"): 28,
     }
+
+
+def test_memory_is_told_by_kind():
+    metrics = serve(replace(lane(0, ONLINE), memory=RunnerMemory(1, 2, 4, 8, 16)))
+
+    assert {
+        kind: value for (kind, *_), value in samples(metrics, "lanewise_lane_memory_bytes").items()
+    } == {"pageable": 1, "pinned": 2, "tensors": 4, "scratch": 8, "graphs": 16}
+
+
+def test_graphs_are_counted_by_profile_and_kept_by_lane():
+    first, second = (
+        GraphCounts(launches, {"first_run": launches + 1, "captured": 0}, held)
+        for launches, held in ((10, 3), (20, 4))
+    )
+    metrics = serve(replace(lane(0, ONLINE), graphs=first), replace(lane(1, ONLINE), graphs=second))
+
+    assert samples(metrics, "lanewise_graph_launches_total") == {("digits", "online", "1"): 30}
+    assert samples(metrics, "lanewise_graph_misses_total") == {
+        ("digits", "online", "first_run", "1"): 32,
+        ("digits", "online", "captured", "1"): 0,
+    }
+    assert samples(metrics, "lanewise_lane_graphs") == {
+        ("0", "digits", "online", "1"): 3,
+        ("1", "digits", "online", "1"): 4,
+    }
+
+
+def test_a_lane_that_has_no_use_for_graphs_does_not_count_them():
+    metrics = serve(lane(0, ONLINE))
+
+    assert samples(metrics, "lanewise_graph_launches_total") == {}
+    assert samples(metrics, "lanewise_graph_misses_total") == {}
+    assert samples(metrics, "lanewise_lane_graphs") == {}
 
 
 def test_every_profile_and_reason_starts_at_zero():

@@ -42,6 +42,7 @@ def test_every_key_is_read(tmp_path):
         threads = 2
         [tensorrt]
         runners = { online = 2 }
+        shared_scratch = [["offline", "night"]]
         workspace_mib = 1024
         optimization_level = 3
         compute_capabilities = ["8.9", "12.0"]
@@ -62,6 +63,7 @@ def test_every_key_is_read(tmp_path):
         "onnxruntime": {"threads": 2},
         "tensorrt": {
             "runners": {"online": 2},
+            "shared_scratch": (("offline", "night"),),
             "workspace_mib": 1024,
             "optimization_level": 3,
             "compute_capabilities": ("8.9", "12.0"),
@@ -123,6 +125,20 @@ def test_every_key_is_read(tmp_path):
         (
             "[[profiles]]\ntensors.X = { min = [1], opt = [1] }",
             "profiles[0].tensors.X.max: is missing",
+        ),
+        (
+            '[tensorrt]\nshared_scratch = [["a"], ["b", "c"]]',
+            'tensorrt.shared_scratch: is [["a"], ["b", "c"]], '
+            "but must be lists of two or more profiles each",
+        ),
+        (
+            '[tensorrt]\nshared_scratch = [["a", "b"], ["c", "a"]]',
+            'tensorrt.shared_scratch: is [["a", "b"], ["c", "a"]], '
+            "but must name each profile once; repeated: a",
+        ),
+        (
+            '[tensorrt]\nshared_scratch = ["a"]',
+            'tensorrt.shared_scratch[0]: is "a", but must be a list',
         ),
         (
             "[onnxruntime]\nthreads = 0",

@@ -24,37 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.POOL.AddSerializedFile(b'\n\"lanewise_client/protos/lanes.proto\x12\x0blanewise.v1\"C\n\nShapeRange\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x03(\x03\x12\x0b\n\x03opt\x18\x03 \x03(\x03\x12\x0b\n\x03max\x18\x04 \x03(\x03\"\xa1\x01\n\x07Profile\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x06ranges\x18\x03 \x03(\x0b\x32\x17.lanewise.v1.ShapeRange\x12\x1a\n\x12max_queue_delay_ms\x18\x04 \x01(\x01\x12\x10\n\x08min_rows\x18\x05 \x01(\x03\x12\x10\n\x08opt_rows\x18\x06 \x01(\x03\x12\x10\n\x08max_rows\x18\x07 \x01(\x03\"\xad\x01\n\x0cLaneCounters\x12\x10\n\x08launches\x18\x01 \x01(\x04\x12\x17\n\x0f\x66\x61iled_launches\x18\x02 \x01(\x04\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x13\n\x0bpadded_rows\x18\x05 \x01(\x04\x12\x15\n\rorphaned_rows\x18\x06 \x01(\x04\x12\x14\n\x0c\x65xecution_ns\x18\x07 \x01(\x04\x12\x10\n\x08queue_ns\x18\x08 \x01(\x04\"\xb7\x01\n\x04Lane\x12\n\n\x02id\x18\x01 \x01(\x05\x12%\n\x07profile\x18\x02 \x01(\x0b\x32\x14.lanewise.v1.Profile\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.lanewise.v1.LaneState\x12+\n\x08\x63ounters\x18\x04 \x01(\x0b\x32\x19.lanewise.v1.LaneCounters\x12\x12\n\nhost_bytes\x18\x05 \x01(\x04\x12\x14\n\x0c\x64\x65vice_bytes\x18\x06 \x01(\x04\"1\n\x10ListLanesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x91\x01\n\x11ListLanesResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61tching\x18\x04 \x01(\x08\x12 \n\x05lanes\x18\x05 \x03(\x0b\x32\x11.lanewise.v1.Lane\x12\x18\n\x10waiting_requests\x18\x06 \x01(\x04\")\n\nInputShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\"n\n\x13\x45xplainRouteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lanewise.v1.InputShape\x12\x0f\n\x07profile\x18\x04 \x01(\t\"S\n\tCandidate\x12\x15\n\rprofile_index\x18\x01 \x01(\x05\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64mits\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"g\n\rPlannedLaunch\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x11\n\tfirst_row\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x13\n\x0bpadded_rows\x18\x04 \x01(\x03\x12\x0f\n\x07lane_id\x18\x05 \x01(\x05\"\xa0\x01\n\x14\x45xplainRouteResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12*\n\ncandidates\x18\x04 \x03(\x0b\x32\x16.lanewise.v1.Candidate\x12,\n\x08launches\x18\x05 \x03(\x0b\x32\x1a.lanewise.v1.PlannedLaunch*i\n\tLaneState\x12\x1a\n\x16LANE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLANE_STATE_IDLE\x10\x01\x12\x13\n\x0fLANE_STATE_BUSY\x10\x02\x12\x16\n\x12LANE_STATE_RETIRED\x10\x03\x32\xb2\x01\n\x0bLaneService\x12L\n\tListLanes\x12\x1d.lanewise.v1.ListLanesRequest\x1a\x1e.lanewise.v1.ListLanesResponse\"\x00\x12U\n\x0c\x45xplainRoute\x12 .lanewise.v1.ExplainRouteRequest\x1a!.lanewise.v1.ExplainRouteResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.POOL.AddSerializedFile(b'\n\"lanewise_client/protos/lanes.proto\x12\x0blanewise.v1\"C\n\nShapeRange\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x03(\x03\x12\x0b\n\x03opt\x18\x03 \x03(\x03\x12\x0b\n\x03max\x18\x04 \x03(\x03\"\xa1\x01\n\x07Profile\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x06ranges\x18\x03 \x03(\x0b\x32\x17.lanewise.v1.ShapeRange\x12\x1a\n\x12max_queue_delay_ms\x18\x04 \x01(\x01\x12\x10\n\x08min_rows\x18\x05 \x01(\x03\x12\x10\n\x08opt_rows\x18\x06 \x01(\x03\x12\x10\n\x08max_rows\x18\x07 \x01(\x03\"\xad\x01\n\x0cLaneCounters\x12\x10\n\x08launches\x18\x01 \x01(\x04\x12\x17\n\x0f\x66\x61iled_launches\x18\x02 \x01(\x04\x12\x10\n\x08requests\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x13\n\x0bpadded_rows\x18\x05 \x01(\x04\x12\x15\n\rorphaned_rows\x18\x06 \x01(\x04\x12\x14\n\x0c\x65xecution_ns\x18\x07 \x01(\x04\x12\x10\n\x08queue_ns\x18\x08 \x01(\x04\"|\n\nLaneMemory\x12\x16\n\x0epageable_bytes\x18\x01 \x01(\x04\x12\x14\n\x0cpinned_bytes\x18\x02 \x01(\x04\x12\x14\n\x0ctensor_bytes\x18\x03 \x01(\x04\x12\x15\n\rscratch_bytes\x18\x04 \x01(\x04\x12\x13\n\x0bgraph_bytes\x18\x05 \x01(\x04\"\x90\x01\n\nLaneGraphs\x12\x10\n\x08launches\x18\x01 \x01(\x04\x12\x33\n\x06misses\x18\x02 \x03(\x0b\x32#.lanewise.v1.LaneGraphs.MissesEntry\x12\x0c\n\x04held\x18\x03 \x01(\x04\x1a-\n\x0bMissesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x89\x02\n\x04Lane\x12\n\n\x02id\x18\x01 \x01(\x05\x12%\n\x07profile\x18\x02 \x01(\x0b\x32\x14.lanewise.v1.Profile\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.lanewise.v1.LaneState\x12+\n\x08\x63ounters\x18\x04 \x01(\x0b\x32\x19.lanewise.v1.LaneCounters\x12\x12\n\nhost_bytes\x18\x05 \x01(\x04\x12\x14\n\x0c\x64\x65vice_bytes\x18\x06 \x01(\x04\x12\'\n\x06memory\x18\x07 \x01(\x0b\x32\x17.lanewise.v1.LaneMemory\x12\'\n\x06graphs\x18\x08 \x01(\x0b\x32\x17.lanewise.v1.LaneGraphs\"1\n\x10ListLanesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x91\x01\n\x11ListLanesResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61tching\x18\x04 \x01(\x08\x12 \n\x05lanes\x18\x05 \x03(\x0b\x32\x11.lanewise.v1.Lane\x12\x18\n\x10waiting_requests\x18\x06 \x01(\x04\")\n\nInputShape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\"n\n\x13\x45xplainRouteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.lanewise.v1.InputShape\x12\x0f\n\x07profile\x18\x04 \x01(\t\"S\n\tCandidate\x12\x15\n\rprofile_index\x18\x01 \x01(\x05\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64mits\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"g\n\rPlannedLaunch\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x11\n\tfirst_row\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x13\n\x0bpadded_rows\x18\x04 \x01(\x03\x12\x0f\n\x07lane_id\x18\x05 \x01(\x05\"\xa0\x01\n\x14\x45xplainRouteResponse\x12\x10\n\x08\x61\x64mitted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12*\n\ncandidates\x18\x04 \x03(\x0b\x32\x16.lanewise.v1.Candidate\x12,\n\x08launches\x18\x05 \x03(\x0b\x32\x1a.lanewise.v1.PlannedLaunch*i\n\tLaneState\x12\x1a\n\x16LANE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLANE_STATE_IDLE\x10\x01\x12\x13\n\x0fLANE_STATE_BUSY\x10\x02\x12\x16\n\x12LANE_STATE_RETIRED\x10\x03\x32\xb2\x01\n\x0bLaneService\x12L\n\tListLanes\x12\x1d.lanewise.v1.ListLanesRequest\x1a\x1e.lanewise.v1.ListLanesResponse\"\x00\x12U\n\x0c\x45xplainRoute\x12 .lanewise.v1.ExplainRouteRequest\x1a!.lanewise.v1.ExplainRouteResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lanewise_client.protos.lanes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LANESTATE']._serialized_start=1353
-  _globals['_LANESTATE']._serialized_end=1458
+  _globals['_LANEGRAPHS_MISSESENTRY']._loaded_options = None
+  _globals['_LANEGRAPHS_MISSESENTRY']._serialized_options = b'8\001'
+  _globals['_LANESTATE']._serialized_start=1708
+  _globals['_LANESTATE']._serialized_end=1813
   _globals['_SHAPERANGE']._serialized_start=51
   _globals['_SHAPERANGE']._serialized_end=118
   _globals['_PROFILE']._serialized_start=121
   _globals['_PROFILE']._serialized_end=282
   _globals['_LANECOUNTERS']._serialized_start=285
   _globals['_LANECOUNTERS']._serialized_end=458
-  _globals['_LANE']._serialized_start=461
-  _globals['_LANE']._serialized_end=644
-  _globals['_LISTLANESREQUEST']._serialized_start=646
-  _globals['_LISTLANESREQUEST']._serialized_end=695
-  _globals['_LISTLANESRESPONSE']._serialized_start=698
-  _globals['_LISTLANESRESPONSE']._serialized_end=843
-  _globals['_INPUTSHAPE']._serialized_start=845
-  _globals['_INPUTSHAPE']._serialized_end=886
-  _globals['_EXPLAINROUTEREQUEST']._serialized_start=888
-  _globals['_EXPLAINROUTEREQUEST']._serialized_end=998
-  _globals['_CANDIDATE']._serialized_start=1000
-  _globals['_CANDIDATE']._serialized_end=1083
-  _globals['_PLANNEDLAUNCH']._serialized_start=1085
-  _globals['_PLANNEDLAUNCH']._serialized_end=1188
-  _globals['_EXPLAINROUTERESPONSE']._serialized_start=1191
-  _globals['_EXPLAINROUTERESPONSE']._serialized_end=1351
-  _globals['_LANESERVICE']._serialized_start=1461
-  _globals['_LANESERVICE']._serialized_end=1639
+  _globals['_LANEMEMORY']._serialized_start=460
+  _globals['_LANEMEMORY']._serialized_end=584
+  _globals['_LANEGRAPHS']._serialized_start=587
+  _globals['_LANEGRAPHS']._serialized_end=731
+  _globals['_LANEGRAPHS_MISSESENTRY']._serialized_start=686
+  _globals['_LANEGRAPHS_MISSESENTRY']._serialized_end=731
+  _globals['_LANE']._serialized_start=734
+  _globals['_LANE']._serialized_end=999
+  _globals['_LISTLANESREQUEST']._serialized_start=1001
+  _globals['_LISTLANESREQUEST']._serialized_end=1050
+  _globals['_LISTLANESRESPONSE']._serialized_start=1053
+  _globals['_LISTLANESRESPONSE']._serialized_end=1198
+  _globals['_INPUTSHAPE']._serialized_start=1200
+  _globals['_INPUTSHAPE']._serialized_end=1241
+  _globals['_EXPLAINROUTEREQUEST']._serialized_start=1243
+  _globals['_EXPLAINROUTEREQUEST']._serialized_end=1353
+  _globals['_CANDIDATE']._serialized_start=1355
+  _globals['_CANDIDATE']._serialized_end=1438
+  _globals['_PLANNEDLAUNCH']._serialized_start=1440
+  _globals['_PLANNEDLAUNCH']._serialized_end=1543
+  _globals['_EXPLAINROUTERESPONSE']._serialized_start=1546
+  _globals['_EXPLAINROUTERESPONSE']._serialized_end=1706
+  _globals['_LANESERVICE']._serialized_start=1816
+  _globals['_LANESERVICE']._serialized_end=1994
 # @@protoc_insertion_point(module_scope)

@@ -68,21 +68,56 @@ class LaneCounters(_message.Message):
     queue_ns: int
     def __init__(self, launches: _Optional[int] = ..., failed_launches: _Optional[int] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., padded_rows: _Optional[int] = ..., orphaned_rows: _Optional[int] = ..., execution_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ...) -> None: ...
 
+class LaneMemory(_message.Message):
+    __slots__ = ("pageable_bytes", "pinned_bytes", "tensor_bytes", "scratch_bytes", "graph_bytes")
+    PAGEABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SCRATCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    pageable_bytes: int
+    pinned_bytes: int
+    tensor_bytes: int
+    scratch_bytes: int
+    graph_bytes: int
+    def __init__(self, pageable_bytes: _Optional[int] = ..., pinned_bytes: _Optional[int] = ..., tensor_bytes: _Optional[int] = ..., scratch_bytes: _Optional[int] = ..., graph_bytes: _Optional[int] = ...) -> None: ...
+
+class LaneGraphs(_message.Message):
+    __slots__ = ("launches", "misses", "held")
+    class MissesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    LAUNCHES_FIELD_NUMBER: _ClassVar[int]
+    MISSES_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    launches: int
+    misses: _containers.ScalarMap[str, int]
+    held: int
+    def __init__(self, launches: _Optional[int] = ..., misses: _Optional[_Mapping[str, int]] = ..., held: _Optional[int] = ...) -> None: ...
+
 class Lane(_message.Message):
-    __slots__ = ("id", "profile", "state", "counters", "host_bytes", "device_bytes")
+    __slots__ = ("id", "profile", "state", "counters", "host_bytes", "device_bytes", "memory", "graphs")
     ID_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    GRAPHS_FIELD_NUMBER: _ClassVar[int]
     id: int
     profile: Profile
     state: LaneState
     counters: LaneCounters
     host_bytes: int
     device_bytes: int
-    def __init__(self, id: _Optional[int] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., state: _Optional[_Union[LaneState, str]] = ..., counters: _Optional[_Union[LaneCounters, _Mapping]] = ..., host_bytes: _Optional[int] = ..., device_bytes: _Optional[int] = ...) -> None: ...
+    memory: LaneMemory
+    graphs: LaneGraphs
+    def __init__(self, id: _Optional[int] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., state: _Optional[_Union[LaneState, str]] = ..., counters: _Optional[_Union[LaneCounters, _Mapping]] = ..., host_bytes: _Optional[int] = ..., device_bytes: _Optional[int] = ..., memory: _Optional[_Union[LaneMemory, _Mapping]] = ..., graphs: _Optional[_Union[LaneGraphs, _Mapping]] = ...) -> None: ...
 
 class ListLanesRequest(_message.Message):
     __slots__ = ("name", "version")

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from lanewise.engine.inputs import InputBuffers, warm_up_batches
-from lanewise.engine.runner import Batch, RunnerMemory, require_rows
+from lanewise.engine.runner import Batch, require_rows
 from lanewise.errors import RunnerLost
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import Array
+from lanewise.runner_status import RunnerMemory
+from lanewise.tensors import Array, Shape
 
 
 class HostRunner(ABC):
@@ -36,6 +37,12 @@ class HostRunner(ABC):
         for batch in warm_up_batches(self._spec, self._profile):
             self.run(batch)
 
+    def is_warm(self, shapes: Mapping[str, Shape]) -> bool:
+        return True  # nothing is compiled when a shape is first executed
+
+    def prepare(self, shapes: Mapping[str, Shape]) -> None:  # noqa: B027 - nothing to prepare
+        pass
+
     def run(self, batch: Batch) -> dict[str, Array]:
         if self._buffers is None:
             raise RunnerLost(f"the runner of profile '{self._profile.name}' is closed")
@@ -45,7 +52,10 @@ class HostRunner(ABC):
 
     def memory(self) -> RunnerMemory:
         buffers = self._buffers
-        return RunnerMemory(host_bytes=buffers.nbytes if buffers else 0, device_bytes=0)
+        return RunnerMemory(pageable_bytes=buffers.nbytes if buffers else 0)
+
+    def graph_counts(self) -> None:
+        return None
 
     def close(self) -> None:
         self._buffers = None

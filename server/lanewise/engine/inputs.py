@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -60,20 +61,46 @@ class InputBuffers:
 
 def warm_up_batches(spec: ModelSpec, profile: Profile) -> Iterator[Batch]:
     """Make a batch of the opt and one of the max shapes of `profile`, of zeros or empty strings."""
-    opt = {name: shapes.opt for name, shapes in profile.ranges.items()}
-    yield blank_batch(spec, opt, profile.rows.opt)
-    largest = {name: shapes.max for name, shapes in profile.ranges.items()}
-    yield blank_batch(spec, largest, profile.rows.max)
+    yield blank_batch_at(spec, profile, "opt", profile.rows.opt)
+    yield blank_batch_at(spec, profile, "max", profile.rows.max)
 
 
-def blank_batch(spec: ModelSpec, shapes: dict[str, Shape], rows: int) -> Batch:
-    """Make a batch of zeros or empty strings: of `shapes` by input name, but with `rows` rows."""
+def blank_batch_at(
+    spec: ModelSpec, profile: Profile, end: Literal["opt", "max"], rows: int
+) -> Batch:
+    """Make a blank batch of `rows` rows with the other dimensions at one end of `profile`.
+
+    Shape tensors hold the profile's values of the same end.
+    """
+    shapes = {name: getattr(limits, end) for name, limits in profile.ranges.items()}
+    values = {name: getattr(limits, end) for name, limits in profile.values.items()}
+    return blank_batch(spec, shapes, rows, values)
+
+
+def blank_batch(
+    spec: ModelSpec,
+    shapes: Mapping[str, Shape],
+    rows: int,
+    values: Mapping[str, tuple[int, ...]] | None = None,
+) -> Batch:
+    """Make a batch of zeros or empty strings.
+
+    Args:
+        spec: of the model.
+        shapes: by input name; of row-wise inputs, dimension 0 is replaced by `rows`.
+        rows: of the batch.
+        values: what shape tensors hold instead of zeros, row-major.
+    """
     pieces = {}
     for tensor in spec.inputs:
         shape = shapes[tensor.name]
         if tensor.name in spec.rowwise:
             shape = (rows, *shape[1:])
-        pieces[tensor.name] = [_blank(tensor.dtype, shape)]
+        if values and tensor.name in values:
+            held = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
+        else:
+            held = _blank(tensor.dtype, shape)
+        pieces[tensor.name] = [held]
     return Batch(pieces, rows, rows)
 
 

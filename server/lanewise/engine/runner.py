@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lanewise.engine.report import EngineReport
 from lanewise.errors import ExecutionFailed
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import Array, format_shape
+from lanewise.runner_status import GraphCounts, RunnerMemory
+from lanewise.tensors import Array, Shape, format_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +31,14 @@ class Batch:
     padded_rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerMemory:
-    """Bytes a runner holds for its own buffers, the weights not counted."""
-
-    host_bytes: int
-    device_bytes: int
-
-
 class Runner(Protocol):
     """Executes batches for one profile.
 
     Built, warmed up, run and closed by one owner. `warm_up`, `run` and `close` block and
-    are called off the event loop; `run` by `depth` threads at a time, the others alone;
-    `memory` may be called from any thread. Buffers inside only ever grow.
+    are called off the event loop; `run` by `depth` threads at a time, the others alone.
+    `prepare` blocks, too, and may be called from any thread while others are in `run` or
+    `close`; so may `is_warm`, `memory` and `graph_counts`, which return at once. Buffers
+    inside only ever grow.
     """
 
     @property
@@ -71,6 +67,31 @@ class Runner(Protocol):
         """
         ...
 
+    def is_warm(self, shapes: Mapping[str, Shape]) -> bool:
+        """Tell whether requests of these shapes are executed without compiling anything first.
+
+        Args:
+            shapes: of every input, as one request sends them. Dimension 0 of row-wise
+                inputs does not count: the answer holds for all `row_counts`.
+        """
+        ...
+
+    def prepare(self, shapes: Mapping[str, Shape]) -> None:
+        """Compile what executing `shapes` needs, without holding up `run`; then they are warm.
+
+        Does nothing if they are warm already. May take seconds for each of `row_counts`.
+        Calls at the same time wait for each other.
+
+        Args:
+            shapes: as for `is_warm`; within the profile.
+
+        Raises:
+            ExecutionFailed: they cannot be executed, or there is too little memory to try;
+                the runner serves on.
+            RunnerLost: the runner is out of service, or was closed meanwhile.
+        """
+        ...
+
     def run(self, batch: Batch) -> dict[str, Array]:
         """Execute `batch` and get every output of the model, in host memory.
 
@@ -84,6 +105,8 @@ class Runner(Protocol):
         Raises:
             ExecutionFailed: this batch failed, or its outputs cannot be cut into rows; the
                 runner may be used again.
+            ShapeMismatch: the shapes of the inputs, each within the profile, or the values of
+                shape tensors contradict each other.
             MalformedContents: an element of a text input is not UTF-8, see `ModelSpec`.
             RunnerLost: the runner is out of service.
         """
@@ -91,6 +114,10 @@ class Runner(Protocol):
 
     def memory(self) -> RunnerMemory:
         """Tell what the buffers hold now."""
+        ...
+
+    def graph_counts(self) -> GraphCounts | None:
+        """Tell how often CUDA graphs were launched; None for a runner that has no use for them."""
         ...
 
     def close(self) -> None:
@@ -125,8 +152,10 @@ class LoadedModel:
         runners: one or more for each profile of `spec`, in the order of the profiles.
         is_compiled: whether each profile was compiled apart, so that its runners have to
             show that they agree with each other before they serve.
+        engine: what the engine tells of itself; None for a backend without engines.
     """
 
     spec: ModelSpec
     runners: tuple[Runner, ...]
     is_compiled: bool = False
+    engine: EngineReport | None = None

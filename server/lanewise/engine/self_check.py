@@ -46,34 +46,56 @@ def require_agreement(spec: ModelSpec, runners: Sequence[Runner]) -> None:
     for position, runner in enumerate(runners):
         for reference in runners[:position]:
             shapes = _common_shapes(reference.profile, runner.profile, spec)
-            if shapes is not None:
-                _compare(spec, reference, runner, _make_inputs(spec, shapes))
+            values = _common_values(reference.profile, runner.profile)
+            if shapes is not None and values is not None:
+                _compare(spec, reference, runner, _make_inputs(spec, shapes, values))
                 break
 
 
 def _common_shapes(one: Profile, other: Profile, spec: ModelSpec) -> Mapping[str, Shape] | None:
-    """Find shapes of one row that both admit, near the opt of `other`; None if there are none."""
+    """Find shapes of one row that both admit, near the opt of `other`; None if there are none.
+
+    With shape tensors they are the opt itself, the only shapes sure to go with its values.
+    """
     shapes: dict[str, Shape] = {}
     for name, limits in other.ranges.items():
         theirs = one.ranges[name]
         low = tuple(map(max, limits.min, theirs.min))
         high = tuple(map(min, limits.max, theirs.max))
         shape = tuple(map(max, low, map(min, high, limits.opt)))
-        if name in spec.rowwise:
-            shape, low, high = (1, *shape[1:]), low[1:], high[1:]
-        if any(a > b for a, b in zip(low, high, strict=True)):
+        first = 1 if name in spec.rowwise else 0
+        if any(a > b for a, b in zip(low[first:], high[first:], strict=True)):
             return None
-        shapes[name] = shape
+        if other.values and shape[first:] != limits.opt[first:]:
+            return None
+        shapes[name] = (1, *shape[1:]) if first else shape
     return shapes
 
 
-def _make_inputs(spec: ModelSpec, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-    """Make inputs that are harmless to any model: 0 or 1 where they may be indices."""
+def _common_values(one: Profile, other: Profile) -> Mapping[str, tuple[int, ...]] | None:
+    """Get the opt values of `other` if `one` admits them, too; else None."""
+    for name, limits in other.values.items():
+        theirs = one.values[name]
+        places = zip(theirs.min, limits.opt, theirs.max, strict=True)
+        if not all(low <= value <= high for low, value, high in places):
+            return None
+    return {name: limits.opt for name, limits in other.values.items()}
+
+
+def _make_inputs(
+    spec: ModelSpec, shapes: Mapping[str, Shape], values: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array]:
+    """Make inputs that are harmless to any model: 0 or 1 where they may be indices.
+
+    Shape tensors get their `values`.
+    """
     draw = np.random.default_rng(SEED)
     inputs: dict[str, Array] = {}
     for tensor in spec.inputs:
         shape = shapes[tensor.name]
-        if tensor.dtype is DType.BYTES:
+        if tensor.name in values:
+            inputs[tensor.name] = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
+        elif tensor.dtype is DType.BYTES:
             inputs[tensor.name] = np.full(shape, b"", np.object_)
         elif tensor.dtype.numpy.kind in "iub":
             inputs[tensor.name] = draw.integers(0, 2, shape).astype(tensor.dtype.numpy)

@@ -19,6 +19,14 @@ from lanewise.tensors import Array, Shape, element_count
 
 _SUCCESS = cuda.cudaError_t.cudaSuccess
 _OUT_OF_MEMORY = cuda.cudaError_t.cudaErrorMemoryAllocation
+GRAPH_BYTES = 128 << 10
+GRAPH_NODE_BYTES = 4 << 10
+"""Device memory of an instantiated graph that has been launched, and of each of its nodes.
+
+Counted, not read off the free memory, which changes in steps of megabytes and whenever another
+thread allocates. An H200 took 117 KB for a graph of one node and 2.4 KB for each more, by
+`benchmarks/gpu/graph_memory.py`; rounded up.
+"""
 _ALIGNMENT = 256  # of cudaMalloc, and what TensorRT wants of scratch memory
 
 
@@ -46,14 +54,20 @@ def check(result: Sequence[Any], doing: str) -> Any:  # noqa: ANN401 - whatever 
         CudaError: the call failed.
     """
     if result[0] != _SUCCESS:
-        raise CudaError(result[0], doing, is_sticky=_is_context_lost())
+        raise CudaError(result[0], doing, is_sticky=is_device_lost())
     return result[1] if len(result) > 1 else None
 
 
-def _is_context_lost() -> bool:
-    """Tell whether CUDA fails although the last error has been cleared."""
-    cuda.cudaGetLastError()
-    return bool(cuda.cudaFree(0)[0] != _SUCCESS)
+def is_device_lost() -> bool:
+    """Tell whether every CUDA call of this process fails from now on."""
+    cuda.cudaGetLastError()  # clears an error that can be cleared
+    # In the midst of a capture some calls are refused, which would look like a lost device.
+    relaxed = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+    _, mode = cuda.cudaThreadExchangeStreamCaptureMode(relaxed)
+    is_lost = bool(cuda.cudaMemGetInfo()[0] != _SUCCESS)
+    if mode is not None:
+        cuda.cudaThreadExchangeStreamCaptureMode(mode)
+    return is_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +176,8 @@ class Stream:
 class CudaGraph:
     """Work captured from a stream, launched again as a whole.
 
-    Addresses and shapes are those of the capture.
+    Addresses and shapes are those of the capture. `nbytes` is what it is taken to hold on
+    the device: GRAPH_BYTES, and GRAPH_NODE_BYTES for each of its nodes.
     """
 
     def __init__(self, executable: object, nbytes: int) -> None:
@@ -197,14 +212,21 @@ class Capture:
         if error_class is not None:
             if result[0] == _SUCCESS:
                 cuda.cudaGraphDestroy(result[1])
+            cuda.cudaGetLastError()  # what failed is told already, and no later call's fault
             return
         graph = check(result, "cudaStreamEndCapture")
-        free_before, _ = free_memory()
         try:
             executable = check(cuda.cudaGraphInstantiate(graph, 0), "cudaGraphInstantiate")
+            nodes = _count_nodes(graph)
         finally:
             cuda.cudaGraphDestroy(graph)
-        self.graph = CudaGraph(executable, max(0, free_before - free_memory()[0]))
+        self.graph = CudaGraph(executable, GRAPH_BYTES + nodes * GRAPH_NODE_BYTES)
+
+
+def _count_nodes(graph: object) -> int:
+    result = cuda.cudaGraphGetNodes(graph)  # the nodes, which are not asked for, and their number
+    check(result[:1], "cudaGraphGetNodes")
+    return int(result[2])
 
 
 class DeviceBuffer:

@@ -8,6 +8,7 @@ from lanewise.clock import NS_PER_MS
 from lanewise.errors import InvalidRequest
 from lanewise.models import Profile
 from lanewise.rpc.handlers import Context, Method
+from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.scheduler.registry import ModelRegistry
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus, RouteReport
 from lanewise.tensors import Shape
@@ -68,8 +69,10 @@ def _lane(status: LaneStatus) -> pb.Lane:
         profile=_profile(status.profile),
         state=_STATES[status.state],
         counters=_counters(status.counters),
-        host_bytes=status.host_bytes,
-        device_bytes=status.device_bytes,
+        host_bytes=status.memory.host_bytes,
+        device_bytes=status.memory.device_bytes,
+        memory=_memory(status.memory),
+        graphs=None if status.graphs is None else _graphs(status.graphs),
     )
 
 
@@ -99,6 +102,20 @@ def _counters(counters: LaneCounters) -> pb.LaneCounters:
         execution_ns=counters.execution_ns,
         queue_ns=counters.queue_ns,
     )
+
+
+def _memory(memory: RunnerMemory) -> pb.LaneMemory:
+    return pb.LaneMemory(
+        pageable_bytes=memory.pageable_bytes,
+        pinned_bytes=memory.pinned_bytes,
+        tensor_bytes=memory.tensor_bytes,
+        scratch_bytes=memory.scratch_bytes,
+        graph_bytes=memory.graph_bytes,
+    )
+
+
+def _graphs(counts: GraphCounts) -> pb.LaneGraphs:
+    return pb.LaneGraphs(launches=counts.launches, misses=counts.misses, held=counts.held)
 
 
 def _route(report: RouteReport) -> pb.ExplainRouteResponse:

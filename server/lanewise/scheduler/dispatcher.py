@@ -44,6 +44,7 @@ from lanewise.scheduler.parts import Outputs, Part, join, own_error
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
+from lanewise.scheduler.shape_values import admit_values
 from lanewise.tensors import Array, Shape
 
 _log = structlog.get_logger(__name__)
@@ -180,6 +181,7 @@ class Dispatcher:
         """
         shapes = {name: array.shape for name, array in inputs.items()}
         route = self._scheduler.router.route(shapes, profile)
+        route = admit_values(route, self.spec, inputs)
         for name in self.spec.text_inputs:
             decode_strings(inputs[name], name)  # here, where it fails this request alone
         now_ns = self._clock.now_ns()
@@ -229,11 +231,10 @@ class Dispatcher:
                 profile=lane.profile,
                 state=lane.state,
                 counters=replace(lane.counters),
-                host_bytes=memory.host_bytes,
-                device_bytes=memory.device_bytes,
+                memory=runner.memory(),
+                graphs=runner.graph_counts(),
             )
             for lane, runner in zip(self._scheduler.lanes, self._runners, strict=True)
-            for memory in (runner.memory(),)
         )
 
     async def drain(self, grace_ns: int) -> int:

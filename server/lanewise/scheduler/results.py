@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from lanewise.models import Profile
+from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.tensors import Array
 
 
@@ -72,14 +73,18 @@ class LaneCounters:
 
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
-    """A lane as it is now; the counters are a copy."""
+    """A lane as it is now; the counters are a copy.
+
+    Attributes:
+        graphs: None for a lane that has no use for CUDA graphs.
+    """
 
     lane_id: int
     profile: Profile
     state: LaneState
     counters: LaneCounters
-    host_bytes: int
-    device_bytes: int
+    memory: RunnerMemory
+    graphs: GraphCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)

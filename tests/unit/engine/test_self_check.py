@@ -12,8 +12,9 @@ from lanewise.clock import SystemClock
 from lanewise.engine.runner import LoadedModel
 from lanewise.engine.self_check import require_agreement
 from lanewise.errors import ExecutionFailed
+from lanewise.models import ShapeRange, ShapeValues
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.tensors import DType
+from lanewise.tensors import DType, TensorSpec
 
 PROFILES = (
     profile(0, (1, 1, 1), [(4, 8, 16)], name="one"),
@@ -50,6 +51,28 @@ def test_runners_that_agree_pass_and_are_asked_only_for_shapes_they_admit():
     }
     assert shapes == {"one": [(1, 8), (1, 16)], "few": [(1, 8)], "bulk": [(1, 16)], "apart": []}
     assert [batch.padded_rows for batch in made[2].batches] == [128]
+
+
+def test_shape_tensors_hold_the_opt_values_of_a_profile_if_both_admit_them():
+    def with_values(known, low, opt, high):
+        ranges = {**known.ranges, "S": ShapeRange((1,), (1,), (1,))}
+        return replace(known, ranges=ranges, values={"S": ShapeValues((low,), (opt,), (high,))})
+
+    made = [
+        Scaled(with_values(profile(0, (1, 4, 8)), 1, 2, 9)),
+        Scaled(with_values(profile(1, (1, 4, 8)), 3, 5, 7)),
+        Scaled(with_values(profile(2, (1, 4, 8)), 9, 10, 11)),
+    ]
+    plain = model(*(runner.profile for runner in made))
+    sizes = TensorSpec("S", DType.INT64, (1,))
+
+    require_agreement(replace(plain, inputs=(*plain.inputs, sizes)), made)
+
+    assert [[b.pieces["S"][0].tolist() for b in runner.batches] for runner in made] == [
+        [[5]],
+        [[5]],
+        [],
+    ]
 
 
 def test_rounding_is_no_disagreement():

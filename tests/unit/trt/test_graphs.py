@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
 
+from helpers.serving import REPOSITORY
+
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.graphs import GraphCache
+from lanewise.engine.trt.graphs import GraphCache, GraphMiss
+from lanewise.runner_status import GraphCounts
 
 
 @dataclass
@@ -64,3 +68,36 @@ def test_closing_closes_every_graph():
 
     assert all(graph.is_closed for graph in graphs)
     assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_counts_have_every_reason_and_do_not_change_afterwards():
+    cache = GraphCache(budget_bytes=100)
+    cache.put((0, "x"), Graph(1))
+    cache.hits = 3
+    cache.misses[GraphMiss.FIRST_RUN] += 2
+
+    counts = cache.counts()
+    cache.misses[GraphMiss.CAPTURED] += 1
+
+    none_but_first_runs = dict.fromkeys((reason.value for reason in GraphMiss), 0)
+    assert counts == GraphCounts(3, none_but_first_runs | {"first_run": 2}, held=1)
+
+
+def test_the_page_of_metrics_explains_every_reason():
+    page = (REPOSITORY / "docs" / "metrics.md").read_text()
+    section = page.partition("### CUDA graphs\n")[2].partition("\n## ")[0]
+
+    explained = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+    assert sorted(explained) == sorted(reason.value for reason in GraphMiss)
+
+
+def test_a_miss_meanwhile_does_not_disturb_the_reading_of_counts():
+    cache = GraphCache(budget_bytes=100)
+    reading = iter(cache.misses.items())
+    next(reading)
+
+    for reason in GraphMiss:  # a reason that were new would end the reading with an error
+        cache.misses[reason] += 1
+
+    assert len(list(reading)) == len(GraphMiss) - 1

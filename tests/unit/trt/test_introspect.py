@@ -12,10 +12,10 @@ from lanewise.engine.trt.binding import make_binding
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.introspect import ShapeValues, describe_engine, plan_engine_profiles
+from lanewise.engine.trt.introspect import describe_engine, plan_engine_profiles
 from lanewise.errors import ConfigError
 from lanewise.model_settings import ModelSettings, ShapeRangeSettings
-from lanewise.models import RowRange, ShapeRange
+from lanewise.models import RowRange, ShapeRange, ShapeValues
 from lanewise.tensors import DYNAMIC, DType
 
 PLAN = Path("repo/m/1/model.plan")
@@ -94,6 +94,33 @@ class TestServedProfiles:
         assert [each.name for each in plan.profiles] == ["p0", "p1"]
         assert [each.rows for each in plan.profiles] == [RowRange(1, 1, 1), RowRange(1, 4, 32)]
         assert plan.profiles[1].ranges["S"] == ShapeRange((2,), (2,), (2,))
+
+    def test_admit_the_values_that_were_built(self, binding):
+        plan = plan_engine_profiles(describe(binding), PLAN, settings(), SETTINGS)
+
+        assert [each.values["S"].max for each in plan.profiles] == [(1, 1), (32, 8)]
+
+    def test_are_not_stacked_where_an_output_counts_no_rows_unless_settings_insist(self, binding):
+        facts = dataclasses.replace(describe(binding), rowless=frozenset({"Y"}))
+
+        plans = [
+            plan_engine_profiles(facts, PLAN, settings(text), SETTINGS)
+            for text in ("", "batching = true", "batching = false")
+        ]
+
+        assert [each.batching for each in plans] == [False, True, False]
+
+    def test_shape_tensors_have_no_rows_even_where_every_size_is_fixed(self, binding):
+        tensors = (
+            FakeTensor("X", "HALF", (2, 3), profiles=[[(2, 3)] * 3] * 2),
+            FakeTensor("Y", "HALF", (2, DYNAMIC)),
+            TENSORS[2],
+        )
+        facts = describe(binding, tensors)
+
+        plan = plan_engine_profiles(facts, PLAN, settings("batching = true"), SETTINGS)
+
+        assert plan.rowwise == {"X"}
 
     def test_may_be_named_by_settings_that_repeat_what_was_built(self, binding):
         wanted = settings(

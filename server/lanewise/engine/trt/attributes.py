@@ -34,12 +34,15 @@ RUNTIME_ATTRIBUTES: Attributes = {
     "IExecutionContext": (
         "execute_async_v3",
         "get_tensor_shape",
+        "infer_shapes",
         "set_device_memory",
         "set_input_shape",
         "set_optimization_profile_async",
+        "set_output_allocator",
         "set_tensor_address",
     ),
     "ILogger": ("ERROR", "INFO", "INTERNAL_ERROR", "VERBOSE", "WARNING", "log"),
+    "IOutputAllocator": (),  # its methods are ours to define; the class names none
     "IRuntimeConfig": ("set_execution_context_allocation_strategy",),
     "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
     "TensorIOMode": ("INPUT",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,17 +11,22 @@ import structlog
 
 from lanewise.clock import Clock
 from lanewise.engine.default_profiles import derive_profiles
+from lanewise.engine.report import EngineReport
 from lanewise.engine.runner import LoadedModel
 from lanewise.engine.source import ModelSource
 from lanewise.engine.trt.binding import Binding, TrtBackend, bind
 from lanewise.engine.trt.build import build_plan, require_builder
 from lanewise.engine.trt.context import ProfileContext
 from lanewise.engine.trt.introspect import EngineFacts, describe_engine, plan_engine_profiles
+from lanewise.engine.trt.lane_plan import LanePlan, plan_lanes
 from lanewise.engine.trt.loader import LoadedEngine, load_engine
 from lanewise.engine.trt.messages import Severity
+from lanewise.engine.trt.observe import EngineShapes, observe_outputs
 from lanewise.engine.trt.plan_cache import cached_plan, runtime_cache_file
-from lanewise.engine.trt.runner import DEPTH, GRAPH_BUDGET_BYTES, RunnerOptions, TrtRunner
+from lanewise.engine.trt.report import report_engine
+from lanewise.engine.trt.runner import GRAPH_BUDGET_BYTES, RunnerOptions, TrtRunner
 from lanewise.engine.trt.runtime_cache import RuntimeCache
+from lanewise.engine.trt.scratch import Scratch
 from lanewise.errors import ConfigError
 from lanewise.memory import device
 from lanewise.model_settings import ModelSettings, ProfileSettings
@@ -48,16 +54,14 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
     plan = _find_plan(binding, source, settings, facts_of_device.title)
     loaded = load_engine(binding, plan, allow_host_code=settings.tensorrt.allow_host_code)
     facts = describe_engine(binding, loaded.engine)
-    if unserved := [t.name for t in facts.inputs if t.name in facts.shape_tensors]:
-        raise ConfigError(
-            f"{source.file}: {', '.join(unserved)}: inputs that are shape tensors are not served "
-            f"by backend '{backend}' yet; make them constants of the model, or serve it with "
-            "backend 'onnxruntime'"
-        )
+    with EngineShapes(binding, loaded.engine, facts) as shapes:
+        facts = observe_outputs(facts, shapes)
     if settings.profiles is None and source.file.suffix != PLAN_SUFFIX:
         # The plan has the profiles that were derived when it was built, but not their names.
         derived = derive_profiles(
-            facts.inputs, source.settings_file, batching=settings.batching is not False
+            [each for each in facts.inputs if each.name not in facts.shape_tensors],
+            source.settings_file,
+            batching=settings.batching is not False,
         )
         names = tuple(ProfileSettings(name=each.name) for each in derived)
         settings = settings.model_copy(update={"profiles": names})
@@ -72,14 +76,19 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
         rowwise=profiles.rowwise,
         profiles=profiles.profiles,
     )
-    wanted = _count_runners(spec, settings, source.settings_file)
-    _require_memory(spec, facts, wanted, source.file)
+    lanes = plan_lanes(spec, settings, source.settings_file)
+    report = report_engine(loaded.header, facts)
+    _require_memory(lanes.device_bytes(report), source.file)
     kernels = RuntimeCache(binding, loaded.engine, runtime_cache_file(plan, facts_of_device.title))
     make_runner = functools.partial(_make_runner, binding, loaded, facts, kernels)
+    arenas = _make_arenas(lanes, report)
     runners: list[TrtRunner] = []
     try:
         for profile in spec.profiles:
-            runners += (make_runner(spec, profile) for _ in range(wanted[profile.name]))
+            arena = arenas.get(profile.name)
+            runners += (
+                make_runner(spec, profile, arena) for _ in range(lanes.runners[profile.name])
+            )
     except BaseException as error:
         for runner in runners:
             runner.close()
@@ -89,7 +98,9 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
                 "shapes or fewer profiles, or serve it from another device"
             ) from error
         raise
-    return LoadedModel(spec, tuple(runners), is_compiled=settings.tensorrt.self_check)
+    return LoadedModel(
+        spec, tuple(runners), is_compiled=settings.tensorrt.self_check, engine=report
+    )
 
 
 def _find_plan(
@@ -107,35 +118,20 @@ def _find_plan(
     )
 
 
-def _count_runners(spec: ModelSpec, settings: ModelSettings, file: Path) -> Mapping[str, int]:
-    names = [profile.name for profile in spec.profiles]
-    for name in settings.tensorrt.runners:
-        if name not in names:
-            raise ConfigError(
-                f"{file}: tensorrt.runners.{name}: there is no such profile; there are "
-                f"{', '.join(names)}"
-            )
-    return {name: settings.tensorrt.runners.get(name, 1) for name in names}
+def _make_arenas(lanes: LanePlan, report: EngineReport) -> dict[str, Scratch]:
+    """Get the shared scratch memory by the name of every profile that shares it."""
+    arenas = {}
+    for group, nbytes in lanes.shared_scratch_bytes(report).items():
+        arenas.update(dict.fromkeys(group, Scratch(nbytes, is_shared=True)))
+    return arenas
 
 
-def _require_memory(
-    spec: ModelSpec, facts: EngineFacts, runners: Mapping[str, int], file: Path
-) -> None:
+def _require_memory(needs: Mapping[str, int], file: Path) -> None:
     """Refuse a model whose runners would not fit beside what the device holds already.
-
-    Counted are scratch memory and the inputs at the profile's maximum; outputs and CUDA
-    graphs are small beside them.
 
     Raises:
         ConfigError: the message has the sum.
     """
-    needs = {}
-    for profile, built in zip(spec.profiles, facts.profiles, strict=True):
-        inputs = sum(
-            element_count(profile.ranges[t.name].max) * t.dtype.numpy.itemsize for t in spec.inputs
-        )
-        one = built.device_memory_bytes + DEPTH * inputs
-        needs[profile.name] = one * runners[profile.name]
     free, total = device.free_memory()
     if sum(needs.values()) > free:
         listed = " + ".join(f"{name} {size >> 20} MiB" for name, size in needs.items())
@@ -153,25 +149,51 @@ def _make_runner(  # noqa: PLR0917 - the first four are the same for all runners
     kernels: RuntimeCache,
     spec: ModelSpec,
     profile: Profile,
+    arena: Scratch | None,
 ) -> TrtRunner:
-    def make_context(stream: device.Stream) -> ProfileContext:
+    scratch_bytes = facts.profiles[profile.index].device_memory_bytes
+
+    def make_context(scratch: Scratch, stream: device.Stream) -> ProfileContext:
         return ProfileContext(
+            binding.module,
             kernels.make_context(),
             profile_index=profile.index,
-            scratch_bytes=facts.profiles[profile.index].device_memory_bytes,
+            scratch=scratch,
             stream=stream,
             why=lambda: _last_error(binding),
         )
 
     options = RunnerOptions(
         stream_priority=_priority(spec, profile),
-        # Weight streaming copies while it executes, which cannot be captured.
-        graph_budget_bytes=0 if facts.streamable_weight_bytes else GRAPH_BUDGET_BYTES,
+        graph_budget_bytes=GRAPH_BUDGET_BYTES if _can_capture(facts) else 0,
         on_host=facts.host_tensors,
     )
+    spare_options = dataclasses.replace(options, stream_priority=0.0, graph_budget_bytes=0, depth=1)
+
+    def make_spare() -> TrtRunner:
+        context = functools.partial(make_context, Scratch(scratch_bytes))
+        return TrtRunner(context, spec, profile, spare_options, keep_alive=loaded)
+
     return TrtRunner(
-        make_context, spec, profile, options, keep_alive=loaded, when_warm=kernels.save
+        functools.partial(make_context, arena or Scratch(scratch_bytes)),
+        spec,
+        profile,
+        options,
+        keep_alive=loaded,
+        # Shapes alone do not say what to prepare where values decide, too.
+        make_spare=make_spare if binding.is_rtx and not profile.values else None,
+        when_warm=kernels.save,
     )
+
+
+def _can_capture(facts: EngineFacts) -> bool:
+    """Tell whether executions may be replayed as graphs.
+
+    Weight streaming copies while it executes, which cannot be captured; outputs in host
+    memory are written when the execution is given to the stream, which a replay is not.
+    """
+    on_host = any(tensor.name in facts.host_tensors for tensor in facts.outputs)
+    return not facts.streamable_weight_bytes and not on_host
 
 
 def _last_error(binding: Binding) -> str:

@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Hashable
 
 from lanewise.memory.device import CudaGraph
+from lanewise.runner_status import GraphCounts
 
 GraphKey = tuple[int, Hashable]
 """The slot whose buffers the graph uses, and the shapes it was captured with."""
@@ -20,13 +21,15 @@ class GraphMiss(enum.Enum):
     CAPTURED = "captured"  # captured now, and launched from here on
     NOT_CAPTURABLE = "not_capturable"
     OVER_BUDGET = "over_budget"
+    DATA_DEPENDENT = "data_dependent"  # TensorRT asks for memory while it executes
 
 
 class GraphCache:
     """The graphs of one runner; the least recently used goes when the budget is exceeded.
 
-    Not thread-safe. No graph may be in use when `put` or `drop_slot` is called, other than
-    those of later slots and shapes: a graph is destroyed by CUDA when its launches are done.
+    Not thread-safe, but for `counts`. No graph may be in use when `put` or `drop_slot` is
+    called, other than those of later slots and shapes: a graph is destroyed by CUDA when its
+    launches are done.
 
     Args:
         budget_bytes: device memory for all graphs; 0 for none.
@@ -36,11 +39,17 @@ class GraphCache:
         self.budget_bytes = budget_bytes
         self.nbytes = 0
         self.hits = 0
-        self.misses: Counter[GraphMiss] = Counter()
+        # Every reason is there from the start: reading while it counts meets no new key.
+        self.misses: Counter[GraphMiss] = Counter(dict.fromkeys(GraphMiss, 0))
         self._graphs: OrderedDict[GraphKey, CudaGraph] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._graphs)
+
+    def counts(self) -> GraphCounts:
+        """Tell what has been counted. May be called from any thread."""
+        misses = {reason.value: count for reason, count in self.misses.items()}
+        return GraphCounts(self.hits, misses, len(self._graphs))
 
     def get(self, key: GraphKey) -> CudaGraph | None:
         """Get a graph, now the most recently used; None if there is none."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lanewise.engine.profiles import CarriedProfiles, ProfilePlan, plan_profiles
 from lanewise.engine.trt.binding import Binding, TrtObject
-from lanewise.memory.device import Stream
 from lanewise.model_settings import (
     ModelSettings,
     ProfileSettings,
@@ -16,19 +15,11 @@ from lanewise.model_settings import (
     quote_key,
     settings_error,
 )
-from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec, format_shape
+from lanewise.models import ShapeValues
+from lanewise.tensors import DType, TensorSpec, format_shape, merge_sizes
 
 # https://github.com/NVIDIA/TensorRT/issues/4302: a call that ends the process.
 _NO_MEMORY_PER_PROFILE = ("10.7.",)
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeValues:
-    """The values a profile admits for a shape tensor, row-major; one for a scalar."""
-
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +52,8 @@ class EngineFacts:
         aux_streams: streams besides the caller's on which an execution runs.
         streamable_weight_bytes: weights that may be kept in host memory; 0 for an engine
             built without weight streaming.
+        rowless: outputs whose dimension 0 does not count the rows of the inputs, as far as
+            has been observed.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -70,6 +63,7 @@ class EngineFacts:
     profiles: tuple[EngineProfile, ...]
     aux_streams: int
     streamable_weight_bytes: int
+    rowless: frozenset[str] = frozenset()
 
     @property
     def precision(self) -> frozenset[DType]:
@@ -83,7 +77,7 @@ class EngineFacts:
 
 
 def describe_engine(binding: Binding, engine: TrtObject) -> EngineFacts:
-    """Read everything that serving needs to know off `engine`.
+    """Read off `engine` what serving needs to know; `observe_outputs` completes it.
 
     Raises:
         ConfigError: an input or output has a datatype that cannot be served.
@@ -102,12 +96,9 @@ def describe_engine(binding: Binding, engine: TrtObject) -> EngineFacts:
         )
         for index in range(engine.num_optimization_profiles)
     )
-    outputs = {name: tensors[name] for name in names if name not in inputs}
-    if not shape_tensors:  # with them, shapes follow from values that are not known yet
-        outputs = _observe_outputs(binding, engine, outputs, profiles)
     return EngineFacts(
         inputs=tuple(_widen(tensors[name], profiles) for name in inputs),
-        outputs=tuple(outputs.values()),
+        outputs=tuple(tensors[name] for name in names if name not in inputs),
         shape_tensors=shape_tensors,
         host_tensors=frozenset(
             name for name in names if engine.get_tensor_location(name) == module.TensorLocation.HOST
@@ -126,44 +117,7 @@ def _widen(tensor: TensorSpec, profiles: Sequence[EngineProfile]) -> TensorSpec:
     """
     ranges = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
     observed = [shape for limits in ranges for shape in (limits.min, limits.max)]
-    return _merge(tensor, observed)
-
-
-def _merge(tensor: TensorSpec, observed: Sequence[Shape]) -> TensorSpec:
-    """Make dimensions dynamic in which the shapes observed differ."""
-    if not observed:
-        return tensor
-    sizes = zip(tensor.shape, *observed, strict=True)
-    shape = tuple(each[0] if len(set(each[1:])) == 1 else DYNAMIC for each in sizes)
-    return replace(tensor, shape=shape)
-
-
-def _observe_outputs(
-    binding: Binding,
-    engine: TrtObject,
-    outputs: Mapping[str, TensorSpec],
-    profiles: Sequence[EngineProfile],
-) -> dict[str, TensorSpec]:
-    """Find the dynamic dimensions of outputs: ask a context, at both ends of every profile.
-
-    The context runs nothing and has no memory of its own.
-    """
-    observed: dict[str, list[Shape]] = {name: [] for name in outputs}
-    strategies = binding.module.ExecutionContextAllocationStrategy
-    context = engine.create_execution_context(strategies.USER_MANAGED)
-    stream = Stream()
-    try:
-        for index, profile in enumerate(profiles):
-            context.set_optimization_profile_async(index, stream.number)
-            stream.synchronize()
-            for end in ("min", "max"):
-                for name, limits in profile.shapes.items():
-                    context.set_input_shape(name, getattr(limits, end))
-                for name in outputs:
-                    observed[name].append(_ints(context.get_tensor_shape(name)))
-    finally:
-        stream.close()
-    return {name: _merge(tensor, observed[name]) for name, tensor in outputs.items()}
+    return replace(tensor, shape=merge_sizes(tensor.shape, observed))
 
 
 def plan_engine_profiles(
@@ -171,8 +125,9 @@ def plan_engine_profiles(
 ) -> ProfilePlan:
     """Make the profiles of an engine as they are served. See `plan_profiles`.
 
-    A shape tensor has the one shape it always has; the settings give its values, which must
-    be those the engine was built with.
+    A shape tensor has the one shape it always has, and its dimension 0 counts no rows; the
+    settings give its values, which must be those the engine was built with. Requests are not
+    stacked where an output is `rowless`, unless the settings insist.
 
     Raises:
         ConfigError: the settings contradict the engine or themselves.
@@ -189,12 +144,23 @@ def plan_engine_profiles(
     if problems:
         raise settings_error(settings_file, problems)
     carried = tuple(ProfileSettings(tensors=dict(each.shapes)) for each in facts.profiles)
-    return plan_profiles(
+    changes: dict[str, object] = {"profiles": None if entries is None else tuple(entries)}
+    if facts.rowless and settings.batching is None:
+        changes["batching"] = False
+    plan = plan_profiles(
         facts.inputs,
         facts.outputs,
-        settings.model_copy(update={"profiles": None if entries is None else tuple(entries)}),
+        settings.model_copy(update=changes),
         settings_file,
         CarriedProfiles(carried, plan_file),
+    )
+    return replace(
+        plan,
+        rowwise=plan.rowwise - facts.shape_tensors,
+        profiles=tuple(
+            replace(profile, values=built.values)
+            for profile, built in zip(plan.profiles, facts.profiles, strict=True)
+        ),
     )
 
 

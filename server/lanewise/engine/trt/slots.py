@@ -67,6 +67,28 @@ class Slot:
                     moved |= self._device[tensor.name].reserve(nbytes)
         return moved
 
+    def hold(self, values: Mapping[str, tuple[int, ...]]) -> dict[str, bytes]:
+        """Write the values of shape tensors where TensorRT reads them; return them as bytes.
+
+        Room for them must have been made.
+        """
+        held = {}
+        for tensor in self._spec.inputs:
+            if tensor.name in values:
+                array = np.array(values[tensor.name], tensor.dtype.numpy)
+                np.copyto(self._pinned[tensor.name].view(array.dtype, array.shape), array)
+                held[tensor.name] = array.tobytes()
+        return held
+
+    def reserve_output(self, name: str, nbytes: int) -> int:
+        """Make room for an output on the device alone; return its address.
+
+        Raises:
+            CudaError: there is too little memory.
+        """
+        self._device[name].reserve(nbytes)
+        return self._device[name].address
+
     def address(self, name: str) -> int:
         """Where TensorRT finds a tensor: on the device, or in host memory for shape tensors."""
         found = self._device.get(name)

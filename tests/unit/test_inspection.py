@@ -1,0 +1,81 @@
+"""What `lanewise inspect` prints."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from helpers.client_server import serving
+from helpers.trt_models import plan_header, save_plan
+from lanewise.engine.report import EngineReport, ProfileNeeds
+from lanewise.inspection import inspect_path, inspect_server, print_engine
+from lanewise.models import ShapeRange
+from lanewise.tensors import DType
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=200)
+
+
+def cells(console):
+    """Split every printed line at two spaces or more."""
+    lines = console.file.getvalue().splitlines()
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+
+
+def test_a_plan_that_cannot_be_loaded_tells_who_built_it_before_the_reason(tmp_path, console):
+    file = save_plan(tmp_path, plan_header(b"ftrt") + b"no engine")
+
+    assert not inspect_path(file, None, console)
+
+    shown = console.file.getvalue()
+    told = "plan for backend tensorrt, built by version 10.7.0.23; the rest can be read only"
+    assert shown.index(told) < shown.index("cannot be served: ")
+
+
+def test_a_file_that_is_no_plan_tells_nothing_but_the_reason(tmp_path, console):
+    assert not inspect_path(save_plan(tmp_path, b"garbage" * 100), None, console)
+
+    shown = console.file.getvalue()
+    assert "plan for backend" not in shown
+    assert "is not a TensorRT plan" in shown
+
+
+def test_an_engine_is_told_with_the_memory_of_its_profiles_and_the_values_of_shape_tensors(console):
+    wide = ShapeRange((1, 1), (4, 6), (32, 8))
+    engine = EngineReport(
+        "tensorrt-rtx 1.6.1.120",
+        frozenset({DType.FP32, DType.FP16}),
+        (ProfileNeeds(1024, 0, {}), ProfileNeeds(3 << 20, 5 << 20, {"S": wide})),
+    )
+
+    print_engine(engine, ["online", "dynamic"], console)
+
+    assert cells(console) == [
+        ["engine built by tensorrt-rtx 1.6.1.120; its inputs and outputs are FP16, FP32"],
+        ["profile", "inputs", "scratch", "device memory of a lane"],
+        ["online", "1 KiB", "-", "1 KiB"],
+        ["dynamic", "3 MiB", "5 MiB", "8 MiB"],
+        ["profile", "shape tensor", "min values", "opt values", "max values"],
+        ["dynamic", "S", "[1, 1]", "[4, 6]", "[32, 8]"],
+    ]
+
+
+def test_an_engine_without_shape_tensors_has_no_table_of_them(console):
+    engine = EngineReport("tensorrt 11.4.0.1", frozenset({DType.FP32}), (ProfileNeeds(1, 1, {}),))
+
+    print_engine(engine, ["p0"], console)
+
+    assert "shape tensor" not in console.file.getvalue()
+
+
+def test_a_lane_on_a_device_is_told_with_its_memory_by_kind_and_its_graphs(console):
+    with serving() as server:
+        inspect_server(server.address, console)
+
+    assert ["7", "online", "13 B", "14 B", "15 B", "19", "16 B", "17", "18 first_run"] in cells(
+        console
+    )
