@@ -11,7 +11,6 @@ from benchmarks.scheduler.goodput import LOADS, Length, Score, play, sustained
 from benchmarks.scheduler.interference import Interference, measure_interference
 from benchmarks.scheduler.optimum import mean_share
 from benchmarks.scheduler.scenarios import Scenario, all_scenarios
-
 from lanewise.scheduler.policies import POLICIES
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import statistics
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -17,7 +18,7 @@ from lanewise.scheduler.decisions import Decision, LaneId, Launch, LaunchId
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.simulator.simulation import MakePolicy
-from lanewise.tensors import DType, TensorSpec
+from lanewise.tensors import DType, Shape, TensorSpec
 
 BACKLOG = 256
 LANES = 8
@@ -32,37 +33,39 @@ class LoadedCore:
     """A scheduler with a constant backlog, every lane busy.
 
     Args:
-        max_queue_requests: none of the requests here is refused.
+        backlog: requests that wait.
     """
 
-    def __init__(self, make_policy: MakePolicy) -> None:
+    def __init__(self, make_policy: MakePolicy, backlog: int = BACKLOG) -> None:
+        self._backlog = backlog
         spec = _spec()
         costs = CostTable()
-        lanes = [Lane(LaneId(i), profile) for i, profile in enumerate(spec.profiles)]
-        for lane in lanes:
-            for rows in {1, lane.profile.rows.max}:
-                for bucket in {bucket_of([(16 * (n + 1),)]) for n in range(SHAPES)}:
-                    took_ns = 500_000 + 20_000 * rows + 10_000 * bucket
-                    costs.record(lane.profile.index, rows, bucket, took_ns)
+        lanes = [
+            Lane(LaneId(i), profile, row_counts=tuple(1 << n for n in range(i + 1)))
+            for i, profile in enumerate(spec.profiles)
+        ]
+        for lane, n in itertools.product(lanes, range(SHAPES)):
+            for rows in lane.row_counts:
+                costs.record(lane.profile.index, rows, bucket_of([_item(n)]), _took_ns(rows))
         self._core = Scheduler(
-            spec, lanes, make_policy(costs), costs, max_queue_requests=10 * BACKLOG
+            spec, lanes, make_policy(costs), costs, max_queue_requests=10 * backlog
         )
         self._routes = [
-            self._core.router.route({"X": (1 + n % 3, 16 * (n % SHAPES + 1))}) for n in range(12)
+            self._core.router.route({"X": (1 + n % 3, *_item(n % SHAPES))}) for n in range(12)
         ]
-        self._in_flight: deque[LaunchId] = deque()
+        self._ends: list[tuple[int, LaunchId]] = []  # a heap
         self._last_id = 0
         self._now_ns = 0
-        while self._core.waiting_requests < BACKLOG:
+        while self._core.waiting_requests < self._backlog:
             self._arrive()
 
     def serve(self, requests: int) -> int:
         """Take in at least `requests` requests, and end launches to make room; count them."""
         before = self._last_id
         while self._last_id - before < requests:
-            self._now_ns += 100_000
-            self._note(self._core.finish(self._in_flight.popleft(), self._now_ns))
-            while self._core.waiting_requests < BACKLOG:
+            self._now_ns, launch_id = heapq.heappop(self._ends)
+            self._note(self._core.finish(launch_id, self._now_ns))
+            while self._core.waiting_requests < self._backlog:
                 self._arrive()
         return self._last_id - before
 
@@ -75,7 +78,10 @@ class LoadedCore:
         self._note(self._core.arrive(request, self._now_ns))
 
     def _note(self, decisions: Sequence[Decision]) -> None:
-        self._in_flight.extend(one.launch_id for one in decisions if isinstance(one, Launch))
+        for one in decisions:
+            if isinstance(one, Launch):
+                end_ns = self._now_ns + _took_ns(one.padded_rows)
+                heapq.heappush(self._ends, (end_ns, one.launch_id))
 
 
 def microseconds_per_request(make_policy: MakePolicy, repeats: int = 50) -> float:
@@ -89,10 +95,12 @@ def microseconds_per_request(make_policy: MakePolicy, repeats: int = 50) -> floa
     return statistics.median(samples)
 
 
-def calls_per_request(make_policy: MakePolicy, requests: int = 2000) -> float:
+def calls_per_request(
+    make_policy: MakePolicy, backlog: int = BACKLOG, requests: int = 2000
+) -> float:
     """Count the calls of functions, Python's and built in, for one request: free of noise."""
-    core = LoadedCore(make_policy)
-    core.serve(BACKLOG)
+    core = LoadedCore(make_policy, backlog)
+    core.serve(backlog)
     calls = 0
 
     def count(_frame: FrameType, event: str, _argument: Any) -> None:
@@ -114,6 +122,15 @@ def _profiled(
     finally:
         sys.setprofile(before)
     return read() / requests
+
+
+def _item(number: int) -> Shape:
+    return (32 << number,)
+
+
+def _took_ns(rows: int) -> int:
+    """Tell how long a launch takes: always the same, so that no plan is ever out of date."""
+    return 500_000 + 20_000 * rows
 
 
 def _spec() -> ModelSpec:

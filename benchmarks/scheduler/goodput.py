@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from benchmarks.scheduler.contenders import Settings
 from benchmarks.scheduler.scenarios import Scenario
-
 from lanewise.simulator.simulation import MakePolicy, simulate
 from lanewise.simulator.traffic import Arrival
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.scheduler import devices
-
 from lanewise.simulator.outcomes import KindOutcome
 from lanewise.simulator.simulation import MakePolicy, simulate
 from lanewise.simulator.traffic import RequestKind, Traffic

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from benchmarks.scheduler import devices
 from benchmarks.scheduler.scenarios import ROWS, SHARES
-
 from lanewise.scheduler.backlog import Backlog, Waiting
 from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.scheduler.costs import CostTable

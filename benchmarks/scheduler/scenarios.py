@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.scheduler import devices
-
 from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
 from lanewise.tensors import Shape

@@ -71,6 +71,11 @@ def cli() -> None:
     default=config.DEFAULT_DRAIN_GRACE_S,
     help="How long waiting requests may still run after SIGTERM.",
 )
+@click.option(
+    "--record-traces",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for a trace of each model: shapes and times of its requests, no data.",
+)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), default="auto")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"

@@ -23,7 +23,7 @@ def measured_model(
     change_ms: Mapping[int, float] | None = None,
     switch_ms: float = 0.0,
     depth: int = 1,
-    host: HostCosts = HostCosts(),
+    host: HostCosts | None = None,
     spec: ModelSpec | None = None,
 ) -> MeasuredModel:
     """A model with a lane for each profile and these costs.
@@ -44,4 +44,4 @@ def measured_model(
     costs.change_ns = {p: round(ms * NS_PER_MS) for p, ms in (change_ms or {}).items()}
     costs.switch_ns = round(switch_ms * NS_PER_MS)
     lanes = tuple(Lane(LaneId(i), p, depth) for i, p in enumerate(spec.profiles))
-    return MeasuredModel(spec, lanes, costs, host)
+    return MeasuredModel(spec, lanes, costs, host or HostCosts())

@@ -25,6 +25,7 @@ from lanewise.errors import (
 )
 from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
+from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
@@ -44,6 +45,7 @@ from lanewise.scheduler.parts import Outputs, Part, join, own_error
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
+from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
 from lanewise.tensors import Array, Shape
 
@@ -51,6 +53,9 @@ _log = structlog.get_logger(__name__)
 
 OVERTIME_S = 2.0
 """How long `drain` waits for launches in flight when its grace period is over."""
+
+
+WhenArrived = Callable[[QueuedRequest, Mapping[str, Shape], str | int | None, int], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +79,11 @@ class Dispatcher:
     Args:
         costs: what launches cost, if that is known from before; None to have `warm_up`
             measure it.
+
+    Attributes:
+        when_arrived: called on the event loop with every request that some profile admits, its
+            shapes, the profile it is pinned to and the time, before it is admitted; None
+            for nobody. May be set at any time.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class Dispatcher:
         self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
         self._when_lane_lost = when_lane_lost
+        self.when_arrived: WhenArrived | None = None
         self._runners = loaded.runners
         self._is_compiled = loaded.is_compiled
         self._threads = tuple(
@@ -113,6 +124,7 @@ class Dispatcher:
         target_ms = self._scheduling.latency_target_ms
         self._target_ns = DEFAULT_TARGET_NS if target_ms is None else int(target_ms * NS_PER_MS)
         self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
+        self._cold_shapes = ColdShapes(loaded.spec, loaded.runners, clock, when_lane_lost)
         self._requests: dict[RequestId, _Request] = {}
         self._in_flight = 0
         self._nothing_in_flight = asyncio.Event()
@@ -130,7 +142,7 @@ class Dispatcher:
     @property
     def waiting_requests(self) -> int:
         """Requests that have rows which were not launched."""
-        return self._scheduler.waiting_requests
+        return self._scheduler.waiting_requests + self._cold_shapes.waiting_requests
 
     @property
     def open_requests(self) -> int:
@@ -182,6 +194,19 @@ class Dispatcher:
         shapes = {name: array.shape for name, array in inputs.items()}
         route = self._scheduler.router.route(shapes, profile)
         route = admit_values(route, self.spec, inputs)
+        warm = self._cold_shapes.warm_route(route, shapes)
+        if warm is not None:
+            return await self._run(warm, inputs, deadline_ns, priority)
+        warm = await self._cold_shapes.wait(route, shapes, deadline_ns)
+        return replace(await self._run(warm, inputs, deadline_ns, priority), was_cold=True)
+
+    async def _run(
+        self,
+        route: Route,
+        inputs: Mapping[str, Array],
+        deadline_ns: int | None,
+        priority: int,
+    ) -> InferResult:
         for name in self.spec.text_inputs:
             decode_strings(inputs[name], name)  # here, where it fails this request alone
         now_ns = self._clock.now_ns()
@@ -198,6 +223,8 @@ class Dispatcher:
             self._target_ns,
             self._scheduling.resolve_priority(priority),
         )
+        if self.when_arrived is not None:
+            self.when_arrived(queued, shapes, profile, now_ns)
         self._carry_out(self._scheduler.arrive(queued, now_ns))
         try:
             await request.done
@@ -246,6 +273,7 @@ class Dispatcher:
         Returns:
             How many requests got no outputs.
         """
+        self._cold_shapes.drain()
         self._carry_out(self._scheduler.drain(self._clock.now_ns()))
         ends = [request.done for request in self._requests.values()]
         if ends:
@@ -269,6 +297,7 @@ class Dispatcher:
         """
         if self._timer is not None:
             self._timer.cancel()
+        self._cold_shapes.close()
         is_free = not self._in_flight
         for runner, threads in zip(self._runners, self._threads, strict=True):
             try:

@@ -14,7 +14,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TextIO, TypeVar
+from typing import Annotated, Any, Literal, TextIO, TypeVar
 
 import structlog
 from pydantic import Field, ValidationError
@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from lanewise.errors import ConfigError
 from lanewise.model_settings import Table, describe_problems, settings_error
 from lanewise.models import ModelSpec
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest
 from lanewise.simulator.traffic import Arrival
 from lanewise.tensors import Shape
 
@@ -37,23 +38,6 @@ BUFFER_BYTES = 1 << 16
 _log = structlog.get_logger(__name__)
 
 _Nanoseconds = Annotated[int, Field(ge=0)]
-
-
-class RecordArrival(Protocol):
-    """What a dispatcher calls for every request that has a route, before it is admitted."""
-
-    def __call__(
-        self,
-        shapes: Mapping[str, Shape],
-        now_ns: int,
-        *,
-        deadline_ns: int | None = None,
-        target_ns: int | None = None,
-        priority: int = 1,
-        pin: str | int | None = None,
-    ) -> None:
-        """Take note of a request that arrived at `now_ns`, which never goes backwards."""
-        ...
 
 
 class TraceWriter:
@@ -73,26 +57,34 @@ class TraceWriter:
         self._began_ns: int | None = None
         self._file: TextIO | None = path.open("w", encoding="utf-8", buffering=BUFFER_BYTES)
         header = {"format": FORMAT, "version": 1, "model": spec.name, "inputs": self._names}
-        self._put(header)
-        self._file.flush()  # what cannot be written fails here, when the server starts
+        try:
+            self._put(header)
+            self._file.flush()  # what cannot be written fails here, when the server starts
+        except OSError:
+            self._abandon()
+            raise
 
     def record(
         self,
+        request: QueuedRequest,
         shapes: Mapping[str, Shape],
+        pin: str | int | None,
         now_ns: int,
-        *,
-        deadline_ns: int | None = None,
-        target_ns: int | None = None,
-        priority: int = 1,
-        pin: str | int | None = None,
     ) -> None:
-        """Take note of a request; see `RecordArrival`. The first one's time becomes 0."""
+        """Take note of a request that arrives now; the time of the first becomes 0.
+
+        A dispatcher's `when_arrived`. The target counts only where there is no deadline.
+        """
         if self._began_ns is None:
             self._began_ns = now_ns
+        timeout_ns = target_ns = None
+        if request.deadline_ns is not None:
+            timeout_ns = max(0, request.deadline_ns - now_ns)
+        elif request.target_ns != DEFAULT_TARGET_NS:
+            target_ns = request.target_ns
         in_order = tuple(shapes[name] for name in self._names)
-        timeout_ns = None if deadline_ns is None else max(0, deadline_ns - now_ns)
         at_ns = now_ns - self._began_ns
-        self.write(Arrival(at_ns, in_order, timeout_ns, target_ns, priority, pin))
+        self.write(Arrival(at_ns, in_order, timeout_ns, target_ns, request.priority, pin))
 
     def write(self, arrival: Arrival) -> None:
         """Append a request, which must not be earlier than the one before it."""

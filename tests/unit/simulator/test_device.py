@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -126,7 +127,7 @@ def test_work_is_conserved():
     spans = [list(zip(busy[::2], busy[1::2], strict=True)) for busy in one.busy]
     edges = sorted({edge for busy in one.busy for edge in busy})
     done_ns = 0.0
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         running = [i for i in range(3) if any(b <= begin and end <= e for b, e in spans[i])]
         for lane in running:
             slowdown = 1 + sum(factors[lane, other] - 1 for other in running if other != lane)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from helpers.sim import mission_model
 from lanewise.errors import ConfigError
+from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.routing import Router
 from lanewise.simulator import trace
 from lanewise.simulator.trace import TraceFile, TraceWriter
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
@@ -20,6 +24,11 @@ DEFINITION = '{"define":0,"shapes":[[1]]}\n'
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "trace.jsonl"
+
+
+def request(rows, **about):
+    route = Router(mission_model()).route({"X": (rows,)})
+    return QueuedRequest(RequestId(1), route, route.shapes, **about)
 
 
 def write(path, arrivals):
@@ -57,9 +66,9 @@ def test_made_up_traffic_survives_a_trace(path):
 def test_the_server_records_times_since_the_first_request_and_no_data(path):
     writer = TraceWriter(path, mission_model())
 
-    writer.record({"X": (4,)}, 1_000, deadline_ns=1_500)
-    writer.record({"X": (4,)}, 1_200, target_ns=30, priority=2, pin="dynamic")
-    writer.record({"X": (1,)}, 1_300, deadline_ns=1_100)
+    writer.record(request(4, deadline_ns=1_500), {"X": (4,)}, None, 1_000)
+    writer.record(request(4, target_ns=30, priority=2), {"X": (4,)}, "dynamic", 1_200)
+    writer.record(request(1, deadline_ns=1_100, target_ns=30), {"X": (1,)}, None, 1_300)
     writer.close()
 
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
@@ -88,7 +97,7 @@ def test_nothing_is_written_to_disk_for_each_single_request(path):
     header_bytes = path.stat().st_size
 
     for i in range(100):
-        writer.record({"X": (1,)}, i)
+        writer.record(request(1), {"X": (1,)}, None, i)
 
     assert path.stat().st_size == header_bytes
     writer.close()
@@ -101,12 +110,27 @@ def test_a_full_disk_fails_at_the_start():
         TraceWriter(Path("/dev/full"), mission_model())
 
 
+def test_a_disk_that_is_full_later_on_ends_the_trace_and_no_request(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = TraceWriter(pipe, mission_model())
+    os.close(reader)  # from here on, nothing can be written
+
+    with capture_logs() as logs:
+        for i in range(100_000):
+            writer.record(request(1), {"X": (1,)}, None, i)
+        writer.close()
+
+    assert [line["event"] for line in logs] == ["trace ends: it cannot be written"]
+
+
 def test_recording_after_the_end_does_nothing(path):
     write(path, [Arrival(0, ((1,),))])
     writer = TraceWriter(path, mission_model())
     writer.close()
 
-    writer.record({"X": (1,)}, 5)
+    writer.record(request(1), {"X": (1,)}, None, 5)
     writer.close()
 
     assert list(TraceFile(path)) == []
