@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -24,8 +25,9 @@ from lanewise.model_settings import read_model_settings
 from lanewise.models import ModelSpec, Profile
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.server import build_server
-from lanewise.scheduler.dispatcher import Dispatcher, WhenArrived
+from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.request import ArrivedRequest
 from lanewise.simulator.trace import TraceWriter
 from lanewise.tensors import format_shape
 
@@ -246,7 +248,7 @@ class App:
             profiles=[_describe(profile, loaded.spec) for profile in loaded.spec.profiles],
         )
 
-    def _record_trace(self, spec: ModelSpec) -> WhenArrived | None:
+    def _record_trace(self, spec: ModelSpec) -> Callable[[ArrivedRequest], None] | None:
         """Begin the trace of a model, in a file of its own for each start of the server.
 
         Raises:

@@ -57,6 +57,20 @@ def mission_model(delay_ms: float = 2.0) -> ModelSpec:
     )
 
 
+def mission_costs() -> CostTable:
+    """What launches of ResNet-50 in the lanes of `mission_model` cost on an NVIDIA H200."""
+    measured_ms = {
+        0: {1: 0.82},
+        1: {1: 0.79, 2: 0.98, 4: 0.88, 8: 1.03, 16: 1.33, 32: 2.09},
+        2: {128: 5.42},
+    }
+    costs = CostTable()
+    for profile_index, by_rows in measured_ms.items():
+        for rows, ms in by_rows.items():
+            costs.record(profile_index, rows, bucket_of([()]), round(ms * NS_PER_MS))
+    return costs
+
+
 class Simulation:
     """Drives a Scheduler through arrivals, cancels and finishes; writes a readable log.
 

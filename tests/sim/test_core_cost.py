@@ -14,7 +14,7 @@ FEW = BACKLOG // 8
 
 
 def calls(policy: str, backlog: int) -> float:
-    return calls_per_request(POLICIES[policy], backlog, requests=300)
+    return calls_per_request(POLICIES[policy], backlog, requests=1000)
 
 
 def test_a_request_costs_few_calls_while_256_others_wait():

@@ -43,7 +43,7 @@ from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 from lanewise.scheduler.parts import Outputs, Part, join, own_error
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
-from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
 from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
@@ -53,9 +53,6 @@ _log = structlog.get_logger(__name__)
 
 OVERTIME_S = 2.0
 """How long `drain` waits for launches in flight when its grace period is over."""
-
-
-WhenArrived = Callable[[QueuedRequest, Mapping[str, Shape], str | int | None, int], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -81,9 +78,8 @@ class Dispatcher:
             measure it.
 
     Attributes:
-        when_arrived: called on the event loop with every request that some profile admits, its
-            shapes, the profile it is pinned to and the time, before it is admitted; None
-            for nobody. May be set at any time.
+        when_arrived: called on the event loop for every request that some profile admits,
+            before anything is decided about it; None for nobody. May be set at any time.
     """
 
     def __init__(
@@ -104,7 +100,7 @@ class Dispatcher:
         self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
         self._when_lane_lost = when_lane_lost
-        self.when_arrived: WhenArrived | None = None
+        self.when_arrived: Callable[[ArrivedRequest], None] | None = None
         self._runners = loaded.runners
         self._is_compiled = loaded.is_compiled
         self._threads = tuple(
@@ -194,11 +190,29 @@ class Dispatcher:
         shapes = {name: array.shape for name, array in inputs.items()}
         route = self._scheduler.router.route(shapes, profile)
         route = admit_values(route, self.spec, inputs)
+        if self.when_arrived is not None:
+            self.when_arrived(self._describe_arrival(shapes, deadline_ns, profile, priority))
         warm = self._cold_shapes.warm_route(route, shapes)
         if warm is not None:
             return await self._run(warm, inputs, deadline_ns, priority)
         warm = await self._cold_shapes.wait(route, shapes, deadline_ns)
         return replace(await self._run(warm, inputs, deadline_ns, priority), was_cold=True)
+
+    def _describe_arrival(
+        self,
+        shapes: Mapping[str, Shape],
+        deadline_ns: int | None,
+        profile: str | int | None,
+        priority: int,
+    ) -> ArrivedRequest:
+        return ArrivedRequest(
+            shapes,
+            self._clock.now_ns(),
+            deadline_ns,
+            self._target_ns,
+            self._scheduling.resolve_priority(priority),
+            profile,
+        )
 
     async def _run(
         self,
@@ -223,8 +237,6 @@ class Dispatcher:
             self._target_ns,
             self._scheduling.resolve_priority(priority),
         )
-        if self.when_arrived is not None:
-            self.when_arrived(queued, shapes, profile, now_ns)
         self._carry_out(self._scheduler.arrive(queued, now_ns))
         try:
             await request.done

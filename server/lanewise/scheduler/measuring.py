@@ -7,14 +7,14 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lanewise.clock import NS_PER_S, Clock
-from lanewise.engine.inputs import blank_batch
+from lanewise.engine.inputs import blank_batch_at
 from lanewise.engine.runner import Batch, Runner
 from lanewise.engine.threads import RunnerThreads
 from lanewise.models import ModelSpec, Profile
 from lanewise.scheduler.costs import Bucket, CostTable, bucket_of
-from lanewise.tensors import Shape
 
 RUNS = 5
 """Launches of each kind: enough for a median; live traffic corrects it."""
@@ -22,6 +22,9 @@ RUNS = 5
 BUDGET_NS = 2 * NS_PER_S
 """Time for the launches of one model after the first of each kind, so that models of slow launches
 are not kept from serving."""
+
+End = Literal["opt", "max"]
+_ENDS: tuple[End, ...] = ("opt", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +74,14 @@ async def measure_costs(
 def _kinds(spec: ModelSpec, runner: Runner) -> Iterator[tuple[int, Batch, Bucket]]:
     """Iterate over the launches of a runner that are worth knowing: rows, batch and bucket."""
     profile = runner.profile
-    largest = {name: limits.max for name, limits in profile.ranges.items()}
-    tuned = {name: limits.opt for name, limits in profile.ranges.items()}
     seen = set()
-    for shapes in (tuned, largest):
-        bucket = _bucket(spec, shapes)
-        if bucket not in seen:
+    for end in _ENDS:
+        bucket = _bucket(spec, profile, end)
+        # Where values decide on shapes, not every end can be executed; the opt can.
+        if bucket not in seen and (end == "opt" or not profile.values):
             seen.add(bucket)
             for rows in runner.row_counts or _some_rows(profile):
-                yield rows, blank_batch(spec, shapes, rows), bucket
+                yield rows, blank_batch_at(spec, profile, end, rows), bucket
 
 
 def _some_rows(profile: Profile) -> tuple[int, ...]:
@@ -89,7 +91,8 @@ def _some_rows(profile: Profile) -> tuple[int, ...]:
     return tuple(sorted(powers | {rows.min, rows.opt, rows.max}))
 
 
-def _bucket(spec: ModelSpec, shapes: dict[str, Shape]) -> Bucket:
+def _bucket(spec: ModelSpec, profile: Profile, end: End) -> Bucket:
+    shapes = {name: getattr(limits, end) for name, limits in profile.ranges.items()}
     return bucket_of(
         [shape[1:] if name in spec.rowwise else shape for name, shape in shapes.items()]
     )
@@ -122,6 +125,5 @@ async def _measure_pair(
 
 def _tuned(spec: ModelSpec, runner: Runner) -> tuple[int, Batch, Bucket]:
     profile = runner.profile
-    shapes = {name: limits.opt for name, limits in profile.ranges.items()}
     rows = profile.rows.opt
-    return rows, blank_batch(spec, shapes, rows), _bucket(spec, shapes)
+    return rows, blank_batch_at(spec, profile, "opt", rows), _bucket(spec, profile, "opt")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import NewType
 
 from lanewise.scheduler.routing import Route
+from lanewise.tensors import Shape
 
 RequestId = NewType("RequestId", int)
 
@@ -37,3 +38,22 @@ class QueuedRequest:
     deadline_ns: int | None = None
     target_ns: int = DEFAULT_TARGET_NS
     priority: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivedRequest:
+    """A request as it came, for whoever keeps a record: what was asked for, never its data.
+
+    Attributes:
+        shapes: of every input of the model, by name, rows included.
+        at_ns, deadline_ns: on the monotonic clock.
+        target_ns: how long it should take, if it has no deadline.
+        pin: name or index of the only profile allowed; None for any.
+    """
+
+    shapes: Mapping[str, Shape]
+    at_ns: int
+    deadline_ns: int | None = None
+    target_ns: int = DEFAULT_TARGET_NS
+    priority: int = 1
+    pin: str | int | None = None

@@ -43,25 +43,13 @@ class Route:
         shapes: what must be equal for requests to be stacked: per input in the model's
             order its shape, without dimension 0 if that counts rows.
         fits: indexes of the profiles that admit every dimension but rows, ascending.
-        distances: for each of `fits`, how far the dimensions other than rows are from the
-            profile's opt: the sum of |log2(size / opt)|.
         bucket: of the shapes, for their costs.
     """
 
     rows: int
     shapes: tuple[Shape, ...]
     fits: tuple[int, ...]
-    distances: tuple[float, ...]
     bucket: Bucket
-
-    def preference(self, profile: Profile, rows: int, padded_rows: int) -> tuple[int, float]:
-        """Order among the launches this request could be part of, least first.
-
-        Most rows first; then the profile whose opt is nearest to what is executed, by the
-        sum of |log2(size / opt)| over its dimensions.
-        """
-        item_distance = self.distances[self.fits.index(profile.index)]
-        return -rows, item_distance + abs(math.log2(padded_rows / profile.rows.opt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +185,6 @@ class Router:
             rows=rows,
             shapes=items,
             fits=tuple(profile.index for profile in fits),
-            distances=tuple(self._item_distance(profile, shapes) for profile in fits),
             bucket=bucket_of(items),
         )
 
@@ -222,12 +209,6 @@ class Router:
         for tensor, shape in zip(self.spec.inputs, shapes, strict=True):
             for dim in range(self._first_item_dim(tensor.name), len(shape)):
                 yield tensor.name, dim, shape[dim]
-
-    def _item_distance(self, profile: Profile, shapes: tuple[Shape, ...]) -> float:
-        return sum(
-            abs(math.log2(max(1, size) / max(1, profile.ranges[name].opt[dim])))
-            for name, dim, size in self._item_dims(shapes)
-        )
 
     def _shape_mismatch(self, tensor: TensorSpec, shape: Shape) -> ShapeMismatch:
         legend = " (-1 is any size)" if DYNAMIC in tensor.shape else ""

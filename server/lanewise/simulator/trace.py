@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from lanewise.errors import ConfigError
 from lanewise.model_settings import Table, describe_problems, settings_error
 from lanewise.models import ModelSpec
-from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest
 from lanewise.simulator.traffic import Arrival
 from lanewise.tensors import Shape
 
@@ -64,27 +64,18 @@ class TraceWriter:
             self._abandon()
             raise
 
-    def record(
-        self,
-        request: QueuedRequest,
-        shapes: Mapping[str, Shape],
-        pin: str | int | None,
-        now_ns: int,
-    ) -> None:
-        """Take note of a request that arrives now; the time of the first becomes 0.
-
-        A dispatcher's `when_arrived`. The target counts only where there is no deadline.
-        """
+    def record(self, request: ArrivedRequest) -> None:
+        """Take note of a request, for a dispatcher's `when_arrived`; the first comes at 0."""
         if self._began_ns is None:
-            self._began_ns = now_ns
+            self._began_ns = request.at_ns
         timeout_ns = target_ns = None
         if request.deadline_ns is not None:
-            timeout_ns = max(0, request.deadline_ns - now_ns)
+            timeout_ns = max(0, request.deadline_ns - request.at_ns)
         elif request.target_ns != DEFAULT_TARGET_NS:
             target_ns = request.target_ns
-        in_order = tuple(shapes[name] for name in self._names)
-        at_ns = now_ns - self._began_ns
-        self.write(Arrival(at_ns, in_order, timeout_ns, target_ns, request.priority, pin))
+        shapes = tuple(request.shapes[name] for name in self._names)
+        at_ns = request.at_ns - self._began_ns
+        self.write(Arrival(at_ns, shapes, timeout_ns, target_ns, request.priority, request.pin))
 
     def write(self, arrival: Arrival) -> None:
         """Append a request, which must not be earlier than the one before it."""

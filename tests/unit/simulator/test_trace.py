@@ -11,8 +11,7 @@ from structlog.testing import capture_logs
 
 from helpers.sim import mission_model
 from lanewise.errors import ConfigError
-from lanewise.scheduler.request import QueuedRequest, RequestId
-from lanewise.scheduler.routing import Router
+from lanewise.scheduler.request import ArrivedRequest
 from lanewise.simulator import trace
 from lanewise.simulator.trace import TraceFile, TraceWriter
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
@@ -26,9 +25,8 @@ def path(tmp_path):
     return tmp_path / "trace.jsonl"
 
 
-def request(rows, **about):
-    route = Router(mission_model()).route({"X": (rows,)})
-    return QueuedRequest(RequestId(1), route, route.shapes, **about)
+def request(rows, at_ns, **about):
+    return ArrivedRequest({"X": (rows,)}, at_ns, **about)
 
 
 def write(path, arrivals):
@@ -66,9 +64,9 @@ def test_made_up_traffic_survives_a_trace(path):
 def test_the_server_records_times_since_the_first_request_and_no_data(path):
     writer = TraceWriter(path, mission_model())
 
-    writer.record(request(4, deadline_ns=1_500), {"X": (4,)}, None, 1_000)
-    writer.record(request(4, target_ns=30, priority=2), {"X": (4,)}, "dynamic", 1_200)
-    writer.record(request(1, deadline_ns=1_100, target_ns=30), {"X": (1,)}, None, 1_300)
+    writer.record(request(4, 1_000, deadline_ns=1_500))
+    writer.record(request(4, 1_200, target_ns=30, priority=2, pin="dynamic"))
+    writer.record(request(1, 1_300, deadline_ns=1_100, target_ns=30))
     writer.close()
 
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
@@ -97,7 +95,7 @@ def test_nothing_is_written_to_disk_for_each_single_request(path):
     header_bytes = path.stat().st_size
 
     for i in range(100):
-        writer.record(request(1), {"X": (1,)}, None, i)
+        writer.record(request(1, i))
 
     assert path.stat().st_size == header_bytes
     writer.close()
@@ -119,7 +117,7 @@ def test_a_disk_that_is_full_later_on_ends_the_trace_and_no_request(tmp_path):
 
     with capture_logs() as logs:
         for i in range(100_000):
-            writer.record(request(1), {"X": (1,)}, None, i)
+            writer.record(request(1, i))
         writer.close()
 
     assert [line["event"] for line in logs] == ["trace ends: it cannot be written"]
@@ -130,7 +128,7 @@ def test_recording_after_the_end_does_nothing(path):
     writer = TraceWriter(path, mission_model())
     writer.close()
 
-    writer.record(request(1), {"X": (1,)}, None, 5)
+    writer.record(request(1, 5))
     writer.close()
 
     assert list(TraceFile(path)) == []

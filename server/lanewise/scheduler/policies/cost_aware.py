@@ -254,10 +254,17 @@ def _most_urgent(backlog: Backlog) -> Sequence[StackQueue]:
 
 
 def _is_better(option: _Option, other: _Option, rows: int) -> bool:
-    """Whether `option` costs clearly less than `other`, which is of a lane that is no wider."""
+    """Whether `option` costs less than `other`, which is of a lane that is no wider.
+
+    Where they cost about the same, the narrower lane is taken, so that the wider ones stay free;
+    but of a request that has to be cut, the larger part goes first.
+    """
     cost_ns = option.waste_ns + option.wait_ns * option.rows / rows
     other_ns = other.waste_ns + other.wait_ns * other.rows / rows
-    return cost_ns < other_ns - (CLOSE - 1) * option.prices.typical_ns[option.rows]
+    close_ns = (CLOSE - 1) * option.prices.typical_ns[option.rows]
+    if other.cuts and option.rows > other.rows:
+        return cost_ns < other_ns + close_ns
+    return cost_ns < other_ns - close_ns
 
 
 def _pays_to_wait(now: _Option, later: _Option, rows: int) -> bool:
