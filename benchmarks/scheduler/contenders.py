@@ -17,7 +17,7 @@ Settings = tuple[str, MakePolicy]
 
 DELAYS_MS = (0.0, 0.5, 2.0, 5.0)
 PREFERRED_ROWS = ((), (32,), (8, 32), (4, 8, 16, 32, 128))
-TIMEOUTS_MS = (0.0, 0.5, 2.0, 5.0)
+TIMEOUTS_MS = (0.0, 0.5, 2.0, 5.0, 10.0)
 THREADS = (1, 2, 3)
 MAX_BATCH_ROWS = (32, 128)
 

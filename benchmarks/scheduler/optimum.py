@@ -21,7 +21,7 @@ from lanewise.simulator.simulation import MakePolicy, simulate
 from lanewise.simulator.traffic import Arrival
 
 MOST_REQUESTS = 10
-"""Requests of a trace; ten times as many subsets can share a launch for each three more."""
+"""Requests of a trace; the search tries up to 3 to that power of pairs of disjoint sets."""
 
 SLACK = (1.2, 5.0)
 """Least and most time to the deadline, of what the request takes alone."""

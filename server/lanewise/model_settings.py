@@ -106,6 +106,8 @@ class TensorRTSettings(Table):
             version-compatible plans do. Only for plans from a source that is trusted.
         self_check: whether lanes must give the same outputs for the same row before the
             model is ready. False for a model that draws random numbers, say.
+        poll: whether to wait for short launches by polling, which takes a CPU core while one
+            runs, but neither a thread nor its waking up.
     """
 
     BUILD_KEYS: ClassVar = ("workspace_mib", "optimization_level", "compute_capabilities")
@@ -117,6 +119,7 @@ class TensorRTSettings(Table):
     compute_capabilities: Annotated[tuple[ComputeCapability, ...], Field(strict=False)] = ()
     allow_host_code: bool = False
     self_check: bool = True
+    poll: bool = True
 
 
 class SchedulingSettings(Table):

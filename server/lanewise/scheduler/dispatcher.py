@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
+from lanewise.engine.polling import OVERTIME_NS, POLL_NS, Poller
 from lanewise.engine.runner import Batch, LoadedModel
 from lanewise.engine.self_check import require_agreement
 from lanewise.engine.strings import decode_strings
@@ -71,7 +72,8 @@ class Dispatcher:
 
     Used on one event loop. `warm_up` first, then `submit` as often as wanted, at the end
     `drain` and `close`. Owns the runners of `loaded` and closes them. Each runner is
-    called from threads of its own, so that a blocking call holds up nothing else.
+    called from threads of its own, so that a blocking call holds up nothing else; but short
+    launches are started and polled on the event loop, by runners that can.
 
     Args:
         costs: what launches cost, if that is known from before; None to have `warm_up`
@@ -107,6 +109,7 @@ class Dispatcher:
             RunnerThreads(runner.depth, f"{loaded.spec.name}-{runner.profile.name}")
             for runner in loaded.runners
         )
+        self._poller = Poller(clock)
         self._scheduler = Scheduler(
             loaded.spec,
             (
@@ -365,12 +368,19 @@ class Dispatcher:
         when_done = functools.partial(self._finish, launch, launched_ns)
         self._in_flight += 1
         self._nothing_in_flight.clear()
+        runner, threads = self._runners[launch.lane_id], self._threads[launch.lane_id]
+        is_short = 0 < launch.predicted_ns <= POLL_NS
         try:
             batch = self._build(launch)
-        except Exception as error:  # out of memory: the lane must not stay busy for ever
+            pending = runner.start(batch) if is_short else None
+        except Exception as error:  # such as out of memory: the lane must not stay busy for ever
             asyncio.get_running_loop().call_soon(when_done, None, error)
             return
-        self._threads[launch.lane_id].submit(when_done, self._runners[launch.lane_id].run, batch)
+        if pending is None:
+            threads.submit(when_done, runner.run, batch)
+        else:
+            until_ns = launched_ns + launch.predicted_ns + OVERTIME_NS
+            self._poller.add(pending, until_ns, threads, when_done)
 
     def _build(self, launch: Launch) -> Batch:
         pieces: dict[str, list[Array]] = {}
