@@ -210,7 +210,7 @@ def test_small_and_large_batches_take_turns_in_the_same_buffers(tmp_path):
     (source,) = find_models(file)
     (runner,) = load_model(source, settings, clock=InstantClock()).runners
     for seed in range(12):  # each kind compiles, is captured in both slots, and launched
-        for rows in (1, 8):  # at the limit, and above it
+        for rows in (1, 8, 8):  # at the limit, and above it; so that the slots change over
             x = np.random.default_rng(seed).random((rows, wide), np.float32)
             np.testing.assert_array_equal(runner.run(Batch({"X": [x]}, rows, rows))["Y"], 2 * x)
     assert runner.graph_counts().held == 4

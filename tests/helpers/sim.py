@@ -185,7 +185,8 @@ class Simulation:
                 assert wakeup_ns >= self.now_ns, "the core asked to be woken in the past"
                 self.now_ns = wakeup_ns
                 decisions = self.core.tick(self.now_ns)
-                assert decisions, "the core asked to be woken for nothing"
+                next_ns = self.core.next_wakeup_ns()
+                assert decisions or next_ns is None or next_ns > self.now_ns, "a busy wait"
             elif self._events:
                 self.now_ns, _, action = heapq.heappop(self._events)
                 decisions = action()

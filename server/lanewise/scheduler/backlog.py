@@ -24,6 +24,7 @@ class Waiting:
         due_ns: what it is ordered by: when it should be done, later for a lower priority.
         fits: of its route, the profiles that still have a lane.
         bucket: of its shapes.
+        owners: indexes of the profiles made for its rows left; see `Router.eligibility`.
         next_row: the first row that was not launched.
         launches: launches in flight with rows of it.
     """
@@ -34,6 +35,7 @@ class Waiting:
     due_ns: int
     fits: tuple[int, ...]
     bucket: Bucket
+    owners: tuple[int, ...] = ()
     next_row: int = 0
     launches: int = 0
 
@@ -56,32 +58,67 @@ class StackQueue:
         fits: indexes of the profiles that may run them, ascending.
         bucket: of their shapes.
         entries: by due_ns, then by sequence.
+        by_owners: the same, apart by the profiles made for them, so that a bulk request that
+            waits for its lane keeps no single row from going to another. No list is empty.
         rows: left of all of them together.
-        sizes: how many requests there are by their rows left.
+        rows_by_bits: the rows of requests by the number of bits of their rows left.
     """
 
     fits: tuple[int, ...]
     bucket: Bucket
     entries: list[Waiting] = field(default_factory=list)
+    by_owners: dict[tuple[int, ...], list[Waiting]] = field(default_factory=dict)
     rows: int = 0
-    sizes: dict[int, int] = field(default_factory=dict)
+    rows_by_bits: dict[int, int] = field(default_factory=dict)
 
     @property
-    def head(self) -> Waiting:
-        """The most urgent request."""
-        return self.entries[0]
+    def heads(self) -> Iterator[Waiting]:
+        """The most urgent requests, one for each combination of profiles made for them."""
+        return (entries[0] for entries in self.by_owners.values())
 
-    def rows_beside_head(self, room: int) -> int:
-        """Count the rows of a launch of at most `room` rows that has the head's in it.
+    def rows_with(self, head: Waiting, room: int) -> int:
+        """Count the rows of a launch of at most `room` rows that has those of `head` in it.
 
-        Of the others only those are counted that fit beside it whole.
+        Of the others only those are counted that surely fit beside it whole: a few that
+        would just fit may be left out.
         """
-        rows = self.head.rows_left
+        rows = head.rows_left
         if rows >= room:
             return room
-        most = room - rows
-        total = sum(size * count for size, count in self.sizes.items() if size <= most)
-        return min(room, total if rows <= most else total + rows)
+        beside = room - rows
+        for bits, total in self.rows_by_bits.items():
+            if total and (1 << bits) - 1 <= beside:
+                rows += total
+        if (1 << head.rows_left.bit_length()) - 1 <= beside:
+            rows -= head.rows_left  # counted twice
+        return min(room, rows)
+
+    def add(self, waiting: Waiting) -> None:
+        """Put a request where its urgency places it."""
+        bisect.insort(self.entries, waiting, key=_urgency)
+        bisect.insort(self.by_owners.setdefault(waiting.owners, []), waiting, key=_urgency)
+        rows = waiting.rows_left
+        self.rows += rows
+        bits = rows.bit_length()
+        self.rows_by_bits[bits] = self.rows_by_bits.get(bits, 0) + rows
+
+    def remove(self, waiting: Waiting) -> None:
+        """Take out a request; its rows_left must be what they were when it was added."""
+        _remove(self.entries, waiting)
+        same_owners = self.by_owners[waiting.owners]
+        _remove(same_owners, waiting)
+        if not same_owners:
+            del self.by_owners[waiting.owners]
+        rows = waiting.rows_left
+        self.rows -= rows
+        self.rows_by_bits[rows.bit_length()] -= rows
+
+
+def _remove(entries: list[Waiting], waiting: Waiting) -> None:
+    if entries[0] is waiting:
+        del entries[0]
+    else:
+        del entries[bisect.bisect_left(entries, _urgency(waiting), key=_urgency)]
 
 
 QueueKey = tuple[Hashable, tuple[int, ...]]
@@ -121,28 +158,14 @@ class Backlog:
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = StackQueue(waiting.fits, waiting.bucket)
-        bisect.insort(queue.entries, waiting, key=_urgency)
-        rows = waiting.rows_left
-        queue.rows += rows
-        queue.sizes[rows] = queue.sizes.get(rows, 0) + 1
+        queue.add(waiting)
         self.arrivals[waiting.request.request_id] = waiting
 
     def remove(self, waiting: Waiting) -> None:
         """Take out a request; its rows_left must be what they were when it was added."""
         key = (waiting.request.stack_key, waiting.fits)
         queue = self.queues[key]
-        entries = queue.entries
-        at = (
-            0
-            if entries[0] is waiting
-            else bisect.bisect_left(entries, _urgency(waiting), key=_urgency)
-        )
-        del entries[at]
-        rows = waiting.rows_left
-        queue.rows -= rows
-        queue.sizes[rows] -= 1
-        if not queue.sizes[rows]:
-            del queue.sizes[rows]
-        if not entries:
+        queue.remove(waiting)
+        if not queue.entries:
             del self.queues[key]
         del self.arrivals[waiting.request.request_id]

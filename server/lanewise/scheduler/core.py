@@ -163,6 +163,10 @@ class Scheduler:
         for queue in self._backlog.queues.values():
             assert queue.entries, "an empty queue is kept"
             assert queue.rows == sum(waiting.rows_left for waiting in queue.entries)
+            assert queue.rows == sum(queue.rows_by_bits.values())
+            apart = [waiting for entries in queue.by_owners.values() for waiting in entries]
+            assert sorted(map(id, apart)) == sorted(map(id, queue.entries))
+            assert all(queue.by_owners.values()), "an empty list is kept"
         for waiting in self._requests.values():
             assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
             assert 0 <= waiting.next_row <= waiting.request.route.rows
@@ -227,15 +231,15 @@ class Scheduler:
         heapq.heappush(self._deadlines, (deadline_ns, request_id))
 
     def _enqueue(self, waiting: Waiting) -> None:
+        waiting.owners = self._owners(waiting)
         self._backlog.add(waiting)
-        self._queued[self._owners(waiting)] += 1
+        self._queued[waiting.owners] += 1
 
     def _dequeue(self, waiting: Waiting) -> None:
         self._backlog.remove(waiting)
-        owners = self._owners(waiting)
-        self._queued[owners] -= 1
-        if not self._queued[owners]:
-            del self._queued[owners]
+        self._queued[waiting.owners] -= 1
+        if not self._queued[waiting.owners]:
+            del self._queued[waiting.owners]
 
     def _end(self, waiting: Waiting) -> None:
         if waiting.rows_left:

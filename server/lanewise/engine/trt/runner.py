@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -17,7 +16,7 @@ from lanewise.engine.runner import Batch, require_rows
 from lanewise.engine.trt.context import ProfileContext
 from lanewise.engine.trt.executor import Executor, Work, describe_work, is_known
 from lanewise.engine.trt.graphs import GraphCache
-from lanewise.engine.trt.slots import SMALL_BYTES, Slot, count_bytes
+from lanewise.engine.trt.slots import SMALL_BYTES, FreeSlots, Slot, count_bytes
 from lanewise.engine.trt.warm_shapes import WarmShapes
 from lanewise.errors import ConfigError, DeviceLost, ExecutionFailed, RunnerLost, ShapeMismatch
 from lanewise.memory.device import CudaError, Stream, is_device_lost
@@ -105,12 +104,10 @@ class TrtRunner:
             self._resources = made.pop_all()
         # A turn on shared scratch memory may have to be waited for.
         self._can_start = options.poll and not self._context.is_shared
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._free = FreeSlots(self._slots)
         self._turn = threading.Lock()  # for the context and the graphs
         self._is_closed = False
         self._is_lost = False
-        for slot in self._slots:
-            self._free.put(slot)
 
     @property
     def profile(self) -> Profile:
@@ -166,12 +163,12 @@ class TrtRunner:
 
     def run(self, batch: Batch) -> dict[str, Array]:
         self._require_service()
-        slot = self._free.get()
+        slot = self._free.take()
         try:
             with self._describing_errors():
                 return self._collect(slot, self._give(slot, batch), batch.padded_rows)
         finally:
-            self._free.put(slot)
+            self._free.give_back(slot)
 
     def start(self, batch: Batch) -> StartedBatch | None:
         if self._is_closed or self._is_lost or not self._can_start:
@@ -182,17 +179,16 @@ class TrtRunner:
             return None
         if count_bytes(self._spec.outputs, outputs) > SMALL_BYTES:
             return None
-        try:
-            slot = self._free.get_nowait()
-        except queue.Empty:
+        slot = self._free.take_now()
+        if slot is None:
             return None
         is_started = False
         try:
             with self._describing_errors():
                 is_started = self._launch_at_once(slot, batch, work)
         finally:
-            if not is_started:
-                self._free.put(slot)
+            if not is_started:  # `run` is next, and captures what this slot lacks
+                self._free.give_back(slot, next_again=True)
         return StartedBatch(self, slot, outputs, batch.padded_rows) if is_started else None
 
     def finish(self, slot: Slot, outputs: Mapping[str, Shape], rows: int) -> dict[str, Array]:
@@ -202,7 +198,7 @@ class TrtRunner:
             with self._describing_errors():
                 return self._collect(slot, outputs, rows)
         finally:
-            self._free.put(slot)
+            self._free.give_back(slot)
 
     def memory(self) -> RunnerMemory:
         return RunnerMemory(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -190,6 +192,34 @@ class Slot:
         if rows < shape[0]:
             offset = rows * row_bytes
             stream.copy_in(target + offset, source + offset, pinned.nbytes - offset)
+
+
+class FreeSlots:
+    """The slots that nobody uses, handed out in turns so that graphs get captured in all.
+
+    Thread-safe.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = deque(slots)
+        self._count = threading.Semaphore(len(slots))
+
+    def take(self) -> Slot:
+        """Get a slot, waiting for one if all are in use."""
+        self._count.acquire()
+        return self._slots.popleft()
+
+    def take_now(self) -> Slot | None:
+        """Get a slot; None if all are in use."""
+        return self._slots.popleft() if self._count.acquire(blocking=False) else None
+
+    def give_back(self, slot: Slot, *, next_again: bool = False) -> None:
+        """Let others use `slot`; the next of them, if `next_again`."""
+        if next_again:
+            self._slots.appendleft(slot)
+        else:
+            self._slots.append(slot)
+        self._count.release()
 
 
 def count_bytes(tensors: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> int:

@@ -1,6 +1,6 @@
 """The policy of the lanes: the launch that costs everybody least, by measured costs.
 
-Queues are looked at in the order of their most urgent requests. For each, every lane that
+The most urgent request of each queue is looked at, one after the other. Every lane that
 fits could run it: at once, or when it is free. Such a launch is weighed by two times: what it
 makes the device spend beyond the cheapest plan for everything in the queue, and what its requests
 wait for it. An idle device is given whatever waits. Beside other lanes a launch may be held
@@ -10,11 +10,10 @@ until it has gathered more rows, but never past its latest safe start.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
 from lanewise.scheduler.costs import Bucket, CostTable
@@ -23,21 +22,41 @@ from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policies.prices import LanePrices, Prices
 from lanewise.scheduler.policy import Choice, GiveUp, fill
 
-MOST_QUEUES = 16
-"""Queues weighed at a time, the most urgent ones: so many shapes at once do not make a decision
-slow, and the others get their turn when these have left."""
+MOST_HEADS = 8
+"""Requests for which a launch is looked for at a time, the most urgent ones: so many shapes at once
+do not make a decision slow, and the others get their turn when these have left."""
 
 REPLAN_NS = 50_000_000
 """Plans are made anew at most this often: a drifting table must not keep the planner busy."""
 
-CLOSE = 1.05
-"""Lanes whose costs differ by less than this factor are as good as each other."""
+CLOSE = 0.05
+"""Lanes whose costs differ by less than this share of a launch are as good as each other."""
 
-_due = operator.attrgetter("head.due_ns")
+CUT_WORTH = 2.0
+"""A request is cut only into launches whose rows cost less than this many times the cheapest: not
+into single rows because a narrow lane happens to be free."""
+
+_urgency = operator.attrgetter("due_ns", "sequence")
 
 
-@dataclass(slots=True)
-class _Option:
+class _Neighbours(NamedTuple):
+    """What runs beside a lane.
+
+    Attributes:
+        slowdown: how many times longer the lane takes.
+        harm: the share of that time which the others lose.
+        left_ns: how long they will be there.
+    """
+
+    slowdown: float
+    harm: float
+    left_ns: int
+
+
+_ALONE = _Neighbours(1.0, 0.0, 0)
+
+
+class _Option(NamedTuple):
     """A launch that could be made now, or when its lane is free.
 
     Attributes:
@@ -57,10 +76,52 @@ class _Option:
     waste_ns: float
     wait_ns: int
 
-    @property
-    def lasts_ns(self) -> int:
-        """From now until it would be over, at a safe guess."""
-        return self.wait_ns + math.ceil(self.prices.safe_ns[self.rows] * self.slowdown)
+    def lasts_ns(self, rows: int) -> int:
+        """From now until it would be over with `rows` rows, at a safe guess."""
+        return self.wait_ns + math.ceil(self.prices.safe_ns[rows] * self.slowdown)
+
+
+class _Moment:
+    """The lanes at one time.
+
+    Attributes:
+        running: lanes with something in flight.
+        is_any_idle: whether a lane has nothing in flight.
+        can_queue: lanes that are running and have room for a launch behind.
+    """
+
+    def __init__(self, backlog: Backlog, costs: CostTable, now_ns: int) -> None:
+        self.now_ns = now_ns
+        self.draining = backlog.draining
+        self.running = [lane for lane in backlog.lanes if lane.in_flight]
+        self.is_any_idle = any(not lane.in_flight and not lane.is_retired for lane in backlog.lanes)
+        self.can_queue = [lane for lane in self.running if lane.has_room]
+        self._costs = costs
+        self._neighbours: dict[int, _Neighbours] = {}
+
+    def wait_ns(self, lane: Lane) -> int:
+        """How long until a launch of `lane` would start."""
+        return max(0, lane.expected_end_ns - self.now_ns) if lane.in_flight else 0
+
+    def neighbours(self, lane: Lane, wait_ns: int) -> _Neighbours:
+        """Look at the lanes that will be running beside `lane` when it starts."""
+        if not self.running:
+            return _ALONE
+        found = self._neighbours.get(lane.lane_id)
+        if found is None:
+            found = self._neighbours[lane.lane_id] = self._look_beside(lane, wait_ns)
+        return found
+
+    def _look_beside(self, lane: Lane, wait_ns: int) -> _Neighbours:
+        index, starts_ns = lane.profile.index, self.now_ns + wait_ns
+        slowdown, harm, longest_ns = 1.0, 0.0, 0
+        for other in self.running:
+            left_ns = other.expected_end_ns - starts_ns
+            if other is not lane and left_ns > 0:
+                slowdown += self._costs.beside(index, other.profile.index) - 1
+                harm += 1 - 1 / self._costs.beside(other.profile.index, index)
+                longest_ns = max(longest_ns, left_ns)
+        return _Neighbours(slowdown, min(1.0, harm), longest_ns)
 
 
 class CostAwarePolicy:
@@ -81,12 +142,15 @@ class CostAwarePolicy:
 
     def choose(self, backlog: Backlog, now_ns: int) -> Choice | GiveUp | None:
         self._wakeup_ns = None
-        running = [lane for lane in backlog.lanes if lane.in_flight]
-        if not any(lane.has_room for lane in backlog.lanes):
+        moment = _Moment(backlog, self._costs, now_ns)
+        if not moment.is_any_idle and not moment.can_queue:
             return None
-        for queue in _most_urgent(backlog):
+        for head in _most_urgent(backlog):
+            queue = backlog.queue_of(head)
+            if not moment.is_any_idle and not _fills_any(queue, moment.can_queue):
+                continue
             prices = self._prices_for(backlog, queue.fits, queue.bucket, now_ns)
-            choice = self._choose_from(queue, prices, running, backlog.draining, now_ns)
+            choice = self._choose_from(head, queue, prices, moment)
             if choice is not None:
                 return choice
         return None
@@ -103,154 +167,127 @@ class CostAwarePolicy:
             prices.revision == self._costs.revision or now_ns < prices.made_ns + REPLAN_NS
         ):
             return prices
-        lanes = [
-            lane for lane in backlog.lanes if lane.profile.index in fits and not lane.is_retired
-        ]
+        lanes = [lane for lane in backlog.lanes if lane.profile.index in fits]
         made = self._prices[fits, bucket] = Prices(lanes, self._costs, bucket, now_ns)
         return made
 
     def _choose_from(
-        self,
-        queue: StackQueue,
-        prices: Prices,
-        running: Sequence[Lane],
-        draining: bool,
-        now_ns: int,
+        self, head: Waiting, queue: StackQueue, prices: Prices, moment: _Moment
     ) -> Choice | GiveUp | None:
-        now, later = self._weigh(queue, prices, running, now_ns)
+        slack_ns = math.inf
+        if head.deadline_ns is not None:
+            slack_ns = head.deadline_ns - moment.now_ns
+        now, later = _weigh(head, queue, prices, moment, slack_ns)
         if now is None and later is None:
-            needed_ns = _needed_ns(queue.head, prices, now_ns)
-            if queue.head.deadline_ns is not None and now_ns + needed_ns > queue.head.deadline_ns:
-                return GiveUp(queue.head, needed_ns)
-            now = self._weigh(queue, prices, running, now_ns, late=True)[0]
+            needed_ns = _needed_ns(head, prices, moment)
+            if needed_ns > slack_ns:
+                return GiveUp(head, needed_ns)
+            now, _ = _weigh(head, queue, prices, moment, math.inf)
         if now is None or (later is not None and _pays_to_wait(now, later, queue.rows)):
             return None
-        reason = self._why_now(queue, now, running, draining, now_ns)
-        if reason is None:
-            return None
-        choice = _launch(queue, now, reason, now_ns)
-        if now.prices.lane.in_flight and sum(n for _, n in choice.parts) < now.prices.max_rows:
-            return None  # it would only wait on the device, and could no longer grow
-        return choice
-
-    def _weigh(
-        self,
-        queue: StackQueue,
-        prices: Prices,
-        running: Sequence[Lane],
-        now_ns: int,
-        *,
-        late: bool = False,
-    ) -> tuple[_Option | None, _Option | None]:
-        """Get the best launch that can be made now, and the best that has to wait for its lane.
-
-        With `late` the head's deadline does not matter.
-        """
-        deadline_ns = None if late else queue.head.deadline_ns
-        best_now: _Option | None = None
-        best_later: _Option | None = None
-        for each in prices.lanes:  # the narrowest first
-            lane = each.lane
-            if lane.is_retired:
-                continue
-            slack_ns = math.inf if deadline_ns is None else deadline_ns - now_ns
-            option = self._best_in(each, queue, prices, running, now_ns, slack_ns)
-            if option is None:
-                continue
-            if not lane.in_flight or (lane.has_room and option.rows == each.max_rows):
-                if best_now is None or _is_better(option, best_now, queue.rows):
-                    best_now = option
-            elif best_later is None or _is_better(option, best_later, queue.rows):
-                best_later = option
-        return best_now, best_later
-
-    def _best_in(
-        self,
-        prices: LanePrices,
-        queue: StackQueue,
-        overall: Prices,
-        running: Sequence[Lane],
-        now_ns: int,
-        slack_ns: float,
-    ) -> _Option | None:
-        """Choose the rows of a launch in one lane; None if none of its launches is in time."""
-        lane = prices.lane
-        wait_ns = max(0, lane.expected_end_ns - now_ns) if lane.in_flight else 0
-        slowdown, harm, beside_ns = self._beside(lane, running, now_ns + wait_ns)
-        plan_ns = overall.serial_ns(queue.rows)
-        most = queue.rows_beside_head(prices.max_rows)
-        head_rows = queue.head.rows_left
-        falls_short = False
-        best: _Option | None = None
-        for rows in prices.choices(most):
-            if wait_ns + prices.safe_ns[rows] * slowdown > slack_ns:
-                falls_short = True
-                continue
-            typical_ns = prices.typical_ns[rows]
-            overlap = min(1.0, beside_ns / (typical_ns * slowdown))
-            price_ns = typical_ns * (slowdown * overlap * harm + 1 - overlap)
-            waste_ns = price_ns + overall.serial_ns(queue.rows - rows) - plan_ns
-            if best is None or waste_ns < best.waste_ns:
-                cuts = rows < head_rows
-                best = _Option(prices, rows, cuts, falls_short, slowdown, waste_ns, wait_ns)
-        return best
-
-    def _beside(
-        self, lane: Lane, running: Sequence[Lane], start_ns: int
-    ) -> tuple[float, float, int]:
-        """Look at the lanes that will be running beside `lane` from `start_ns` on.
-
-        Returns:
-            How many times longer it will take; which share of that time the others lose;
-            and how long they will be there, in ns.
-        """
-        slowdown, harm, beside_ns = 1.0, 0.0, 0
-        for other in running:
-            left_ns = other.expected_end_ns - start_ns
-            if other is lane or left_ns <= 0:
-                continue
-            slowdown += self._costs.beside(lane.profile.index, other.profile.index) - 1
-            harm += 1 - 1 / self._costs.beside(other.profile.index, lane.profile.index)
-            beside_ns = max(beside_ns, left_ns)
-        return slowdown, min(1.0, harm), beside_ns
+        reason = self._why_now(head, queue, now, moment)
+        return None if reason is None else _launch(head, queue, now, reason, moment)
 
     def _why_now(
-        self,
-        queue: StackQueue,
-        option: _Option,
-        running: Sequence[Lane],
-        draining: bool,
-        now_ns: int,
+        self, head: Waiting, queue: StackQueue, option: _Option, moment: _Moment
     ) -> LaunchReason | None:
         """Say why a launch must not wait for more rows; None if it should, until `wakeup_ns`."""
-        if draining:
+        if moment.draining:
             return LaunchReason.DRAIN
-        if not running:
+        if not moment.running:
             return LaunchReason.IDLE
         profile = option.prices.lane.profile
         if option.rows >= profile.rows.opt:
             return LaunchReason.FULL
         if option.falls_short:
             return LaunchReason.DEADLINE
-        head = queue.head
         by_ns = head.due_ns if head.deadline_ns is None else head.deadline_ns
         grown_ns = option.prices.safe_ns[profile.rows.opt] * option.slowdown
         latest_ns = by_ns - math.ceil(grown_ns)
         delayed_ns = profile.max_queue_delay_ns + min(w.arrived_ns for w in queue.entries)
-        if now_ns >= latest_ns:
+        if moment.now_ns >= latest_ns:
             return LaunchReason.DEADLINE
-        if now_ns >= delayed_ns:
+        if moment.now_ns >= delayed_ns:
             return LaunchReason.DELAY
         at_ns = min(latest_ns, delayed_ns)
         self._wakeup_ns = at_ns if self._wakeup_ns is None else min(self._wakeup_ns, at_ns)
         return None
 
 
-def _most_urgent(backlog: Backlog) -> Sequence[StackQueue]:
-    queues = backlog.queues.values()
-    if len(queues) == 1:
-        return tuple(queues)
-    return heapq.nsmallest(MOST_QUEUES, queues, key=_due)
+def _most_urgent(backlog: Backlog) -> Sequence[Waiting]:
+    heads = [head for queue in backlog.queues.values() for head in queue.heads]
+    return heads if len(heads) == 1 else heapq.nsmallest(MOST_HEADS, heads, key=_urgency)
+
+
+def _fills_any(queue: StackQueue, lanes: Sequence[Lane]) -> bool:
+    """Whether `queue` might fill one of `lanes`, as a launch behind another has to."""
+    return any(
+        queue.rows >= lane.profile.rows.max and lane.profile.index in queue.fits for lane in lanes
+    )
+
+
+def _weigh(
+    head: Waiting, queue: StackQueue, prices: Prices, moment: _Moment, slack_ns: float
+) -> tuple[_Option | None, _Option | None]:
+    """Get the best launch that can be made now, and the best that has to wait for its lane.
+
+    Args:
+        slack_ns: in which the head has to be done.
+    """
+    best_now: _Option | None = None
+    best_later: _Option | None = None
+    for each in prices.lanes:  # the narrowest first
+        lane = each.lane
+        if lane.is_retired:
+            continue
+        option = _best_in(each, head, queue, prices, moment, slack_ns)
+        if option is None:
+            continue
+        if not lane.in_flight or (lane.has_room and option.rows == each.max_rows):
+            if best_now is None or _is_better(option, best_now, queue.rows):
+                best_now = option
+        elif best_later is None or _is_better(option, best_later, queue.rows):
+            best_later = option
+    return best_now, best_later
+
+
+def _best_in(
+    each: LanePrices,
+    head: Waiting,
+    queue: StackQueue,
+    prices: Prices,
+    moment: _Moment,
+    slack_ns: float,
+) -> _Option | None:
+    """Choose the rows of a launch in one lane; None if none of its launches is in time."""
+    wait_ns = moment.wait_ns(each.lane)
+    beside = moment.neighbours(each.lane, wait_ns)
+    head_rows = head.rows_left
+    rows = queue.rows_with(head, each.max_rows)
+    falls_short = False
+    best: _Option | None = None
+    while rows:
+        cuts = rows < head_rows
+        lasts_ns = wait_ns + each.safe_ns[rows] * beside.slowdown
+        if cuts:
+            if each.typical_ns[rows] > CUT_WORTH * rows * prices.row_ns:
+                break
+            lasts_ns += prices.serial_ns(head_rows - rows)  # all of the head has to be done
+        if lasts_ns <= slack_ns:
+            price_ns = each.typical_ns[rows] * beside.slowdown
+            if not cuts and beside.left_ns:
+                # The device works on both: only what the others lose is spent.
+                overlap = min(1.0, beside.left_ns / price_ns)
+                price_ns *= overlap * beside.harm + (1 - overlap) / beside.slowdown
+            waste_ns = price_ns + prices.serial_ns(queue.rows - rows) - prices.serial_ns(queue.rows)
+            if best is None or waste_ns < best.waste_ns:
+                best = _Option(each, rows, cuts, falls_short, beside.slowdown, waste_ns, wait_ns)
+            if not each.is_padded[rows]:
+                break
+        else:
+            falls_short = True
+        rows = each.next_below[rows]
+    return best
 
 
 def _is_better(option: _Option, other: _Option, rows: int) -> bool:
@@ -261,7 +298,7 @@ def _is_better(option: _Option, other: _Option, rows: int) -> bool:
     """
     cost_ns = option.waste_ns + option.wait_ns * option.rows / rows
     other_ns = other.waste_ns + other.wait_ns * other.rows / rows
-    close_ns = (CLOSE - 1) * option.prices.typical_ns[option.rows]
+    close_ns = CLOSE * option.prices.typical_ns[option.rows]
     if other.cuts and option.rows > other.rows:
         return cost_ns < other_ns + close_ns
     return cost_ns < other_ns - close_ns
@@ -273,36 +310,41 @@ def _pays_to_wait(now: _Option, later: _Option, rows: int) -> bool:
     What is wasted is lost to all rows that wait, the time to wait is lost by the rows that
     could have gone now: both are counted by the row.
     """
-    if now.cuts:  # the part would only wait for the rest of its request
+    if now.cuts and not later.cuts:  # the part would only wait for the rest of its request
         return now.waste_ns > later.waste_ns
     return (now.waste_ns - later.waste_ns) * rows > later.wait_ns * now.rows
 
 
-def _needed_ns(waiting: Waiting, prices: Prices, now_ns: int) -> int:
+def _needed_ns(waiting: Waiting, prices: Prices, moment: _Moment) -> int:
     """Estimate what a request takes from now if it is served next, in the best of lanes."""
     rows = waiting.rows_left
     needed = []
     for each in prices.lanes:
-        lane = each.lane
-        if not lane.is_retired:
-            wait_ns = max(0, lane.expected_end_ns - now_ns) if lane.in_flight else 0
+        if not each.lane.is_retired:
             first = min(rows, each.max_rows)
-            needed.append(wait_ns + each.typical_ns[first] + prices.serial_ns(rows - first))
+            run_ns = each.typical_ns[first] + prices.serial_ns(rows - first)
+            needed.append(moment.wait_ns(each.lane) + run_ns)
     return round(min(needed))
 
 
-def _launch(queue: StackQueue, option: _Option, reason: LaunchReason, now_ns: int) -> Choice:
+def _launch(
+    head: Waiting, queue: StackQueue, option: _Option, reason: LaunchReason, moment: _Moment
+) -> Choice | None:
+    """Choose the requests; None if too few would be in time to fill a launch behind another."""
     lane = option.prices.lane
     room = min(lane.padded(option.rows), option.prices.max_rows)
-    parts = fill(_in_time(queue.entries, now_ns + option.lasts_ns), room)
+    end_ns = moment.now_ns + option.lasts_ns(option.rows)
+    parts = fill(_in_time(head, queue.entries, end_ns), room)
     rows = sum(count for _, count in parts)
+    if lane.in_flight and rows < option.prices.max_rows:
+        return None  # it would only wait on the device, and could no longer grow
     predicted_ns = option.wait_ns + round(option.prices.typical_ns[rows] * option.slowdown)
     return Choice(lane, parts, reason, predicted_ns, option.slowdown)
 
 
-def _in_time(entries: Sequence[Waiting], end_ns: int) -> Iterator[Waiting]:
+def _in_time(head: Waiting, entries: Sequence[Waiting], end_ns: int) -> Iterator[Waiting]:
     """Iterate over the head, and the others that would be done in time."""
-    yield entries[0]
-    for waiting in itertools.islice(entries, 1, None):
-        if waiting.deadline_ns is None or waiting.deadline_ns >= end_ns:
+    yield head
+    for waiting in entries:
+        if waiting is not head and (waiting.deadline_ns is None or waiting.deadline_ns >= end_ns):
             yield waiting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.lane import Lane
@@ -20,9 +20,19 @@ class LanePrices:
         typical_ns: by rows, the median.
         safe_ns: by rows, hardly exceeded.
         counts: numbers of rows worth launching, ascending: the lane's own, or powers of two.
+        is_padded: by rows, whether more are executed.
+        next_below: by rows, the largest count that is less; 0 if none is.
     """
 
-    __slots__ = ("counts", "lane", "max_rows", "safe_ns", "typical_ns")
+    __slots__ = (
+        "counts",
+        "is_padded",
+        "lane",
+        "max_rows",
+        "next_below",
+        "safe_ns",
+        "typical_ns",
+    )
 
     def __init__(self, lane: Lane, costs: CostTable, bucket: Bucket) -> None:
         profile = lane.profile
@@ -39,13 +49,12 @@ class LanePrices:
                 safe[padded] = costs.safe_ns(profile.index, padded, bucket)
             self.typical_ns.append(typical[padded])
             self.safe_ns.append(safe[padded])
-
-    def choices(self, waiting_rows: int) -> Iterator[int]:
-        """Iterate over the rows worth weighing for a launch out of `waiting_rows`, most first."""
-        most = min(waiting_rows, self.max_rows)
-        yield most
-        for index in range(bisect.bisect_left(self.counts, most) - 1, -1, -1):
-            yield self.counts[index]
+        self.is_padded = [False] * (self.max_rows + 1)
+        self.next_below = [0] * (self.max_rows + 1)
+        for rows in range(1, self.max_rows + 1):
+            at = bisect.bisect_left(self.counts, rows)
+            self.is_padded[rows] = lane.padded(rows) != rows
+            self.next_below[rows] = self.counts[at - 1] if at else 0
 
 
 class Prices:
@@ -54,6 +63,7 @@ class Prices:
     Attributes:
         revision: of the cost table these were made from.
         made_ns: when they were made.
+        row_ns: of a row in the launch whose rows are the cheapest.
         lanes: one entry for each lane in service that fits, the narrowest first.
     """
 
@@ -68,7 +78,7 @@ class Prices:
         distinct = {each.lane.profile.index: each for each in self.lanes}.values()
         self._plan = _plan(distinct)
         options = [(each.typical_ns[n] / n, n) for each in distinct for n in each.counts]
-        self._row_ns, self._largest = min(options)
+        self.row_ns, self._largest = min(options)
 
     def serial_ns(self, rows: int) -> float:
         """What it takes at least to run `rows` rows one launch after the other."""
@@ -76,7 +86,7 @@ class Prices:
         if rows < len(plan):
             return plan[rows]
         beyond = -(-(rows - len(plan) + 1) // self._largest) * self._largest
-        return plan[rows - beyond] + beyond * self._row_ns
+        return plan[rows - beyond] + beyond * self.row_ns
 
 
 def _plan(lanes: Iterable[LanePrices]) -> list[int]:
