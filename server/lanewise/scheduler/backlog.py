@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import operator
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
@@ -134,6 +135,7 @@ class Backlog:
         draining: whether nothing more will come.
         arrivals: the waiting requests in order of arrival, those with a part in flight behind.
         queues: by what can run together; none is empty.
+        by_owners: how many requests wait for the same profiles made for them; none is 0.
     """
 
     def __init__(self, lanes: tuple[Lane, ...]) -> None:
@@ -141,6 +143,7 @@ class Backlog:
         self.draining = False
         self.arrivals: dict[RequestId, Waiting] = {}
         self.queues: dict[QueueKey, StackQueue] = {}
+        self.by_owners: Counter[tuple[int, ...]] = Counter()
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -159,6 +162,7 @@ class Backlog:
         if queue is None:
             queue = self.queues[key] = StackQueue(waiting.fits, waiting.bucket)
         queue.add(waiting)
+        self.by_owners[waiting.owners] += 1
         self.arrivals[waiting.request.request_id] = waiting
 
     def remove(self, waiting: Waiting) -> None:
@@ -168,4 +172,7 @@ class Backlog:
         queue.remove(waiting)
         if not queue.entries:
             del self.queues[key]
+        self.by_owners[waiting.owners] -= 1
+        if not self.by_owners[waiting.owners]:
+            del self.by_owners[waiting.owners]
         del self.arrivals[waiting.request.request_id]

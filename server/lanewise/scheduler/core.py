@@ -75,8 +75,6 @@ class Scheduler:
         self._last_launch = 0
         self._in_flight: dict[LaunchId, _InFlight] = {}
         self._requests: dict[RequestId, Waiting] = {}
-        # Waiting requests by the profiles made for their numbers of rows.
-        self._queued: Counter[tuple[int, ...]] = Counter()
         self._deadlines: list[tuple[int, RequestId]] = []
 
     @property
@@ -154,7 +152,7 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself; for tests and simulations."""
         queued = list(self._backlog)
-        assert self._queued == Counter(self._owners(waiting) for waiting in queued)
+        assert self._backlog.by_owners == Counter(self._owners(waiting) for waiting in queued)
         assert len({waiting.sequence for waiting in queued}) == len(queued)
         assert [w.sequence for w in queued] == sorted(w.sequence for w in queued)
         assert len(self._deadlines) <= 2 * len(self._requests) + MIN_STALE_DEADLINES
@@ -186,10 +184,10 @@ class Scheduler:
         if not fits:
             return self._lost(request)
         owners = self.router.eligibility(fits, request.route.rows).owners
-        if self._queued[owners] >= self._max_queue_requests:
+        if self._backlog.by_owners[owners] >= self._max_queue_requests:
             names = " or ".join(f"'{self._spec.profiles[i].name}'" for i in owners)
             return QueueFull(
-                f"model '{self._spec.name}': {self._queued[owners]} requests wait for {names}, "
+                f"model '{self._spec.name}': {self._backlog.by_owners[owners]} requests wait for {names}, "
                 "which is the limit; send again later or elsewhere, or raise "
                 "--max-queue-requests"
             )
@@ -233,13 +231,9 @@ class Scheduler:
     def _enqueue(self, waiting: Waiting) -> None:
         waiting.owners = self._owners(waiting)
         self._backlog.add(waiting)
-        self._queued[waiting.owners] += 1
 
     def _dequeue(self, waiting: Waiting) -> None:
         self._backlog.remove(waiting)
-        self._queued[waiting.owners] -= 1
-        if not self._queued[waiting.owners]:
-            del self._queued[waiting.owners]
 
     def _end(self, waiting: Waiting) -> None:
         if waiting.rows_left:

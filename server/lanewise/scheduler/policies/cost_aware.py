@@ -32,6 +32,10 @@ REPLAN_NS = 50_000_000
 CLOSE = 0.05
 """Lanes whose costs differ by less than this share of a launch are as good as each other."""
 
+HARM_WEIGHT = 1.5
+"""What others lose by a launch beside them counts this many times: it is not only those that run
+already who lose. Found in the simulator: more or less of it serves fewer requests on time."""
+
 CUT_WORTH = 2.0
 """A request is cut only into launches whose rows cost less than this many times the cheapest: not
 into single rows because a narrow lane happens to be free."""
@@ -44,7 +48,7 @@ class _Neighbours(NamedTuple):
 
     Attributes:
         slowdown: how many times longer the lane takes.
-        harm: the share of that time which the others lose.
+        harm: the share of that time which the others lose, weighted.
         left_ns: how long they will be there.
     """
 
@@ -97,11 +101,17 @@ class _Moment:
         self.is_any_idle = any(not lane.in_flight and not lane.is_retired for lane in backlog.lanes)
         self.can_queue = [lane for lane in self.running if lane.has_room]
         self._costs = costs
+        self._by_owners = backlog.by_owners
         self._neighbours: dict[int, _Neighbours] = {}
 
     def wait_ns(self, lane: Lane) -> int:
         """How long until a launch of `lane` would start."""
         return max(0, lane.expected_end_ns - self.now_ns) if lane.in_flight else 0
+
+    def is_wanted(self, lane: Lane, head: Waiting) -> bool:
+        """Whether requests wait that `lane` is made for, while it is not made for `head`."""
+        index = lane.profile.index
+        return index not in head.owners and any(index in owners for owners in self._by_owners)
 
     def neighbours(self, lane: Lane, wait_ns: int) -> _Neighbours:
         """Look at the lanes that will be running beside `lane` when it starts."""
@@ -121,7 +131,7 @@ class _Moment:
                 slowdown += self._costs.beside(index, other.profile.index) - 1
                 harm += 1 - 1 / self._costs.beside(other.profile.index, index)
                 longest_ns = max(longest_ns, left_ns)
-        return _Neighbours(slowdown, min(1.0, harm), longest_ns)
+        return _Neighbours(slowdown, min(1.0, HARM_WEIGHT * harm), longest_ns)
 
 
 class CostAwarePolicy:
@@ -183,7 +193,7 @@ class CostAwarePolicy:
             if needed_ns > slack_ns:
                 return GiveUp(head, needed_ns)
             now, _ = _weigh(head, queue, prices, moment, math.inf)
-        if now is None or (later is not None and _pays_to_wait(now, later, queue.rows)):
+        if now is None or (later is not None and _pays_to_wait(now, later)):
             return None
         reason = self._why_now(head, queue, now, moment)
         return None if reason is None else _launch(head, queue, now, reason, moment)
@@ -275,7 +285,7 @@ def _best_in(
             lasts_ns += prices.serial_ns(head_rows - rows)  # all of the head has to be done
         if lasts_ns <= slack_ns:
             price_ns = each.typical_ns[rows] * beside.slowdown
-            if not cuts and beside.left_ns:
+            if not cuts and beside.left_ns and not moment.is_wanted(each.lane, head):
                 # The device works on both: only what the others lose is spent.
                 overlap = min(1.0, beside.left_ns / price_ns)
                 price_ns *= overlap * beside.harm + (1 - overlap) / beside.slowdown
@@ -304,7 +314,7 @@ def _is_better(option: _Option, other: _Option, rows: int) -> bool:
     return cost_ns < other_ns - close_ns
 
 
-def _pays_to_wait(now: _Option, later: _Option, rows: int) -> bool:
+def _pays_to_wait(now: _Option, later: _Option) -> bool:
     """Whether what a launch now would waste is more than what its rows would wait.
 
     What is wasted is lost to all rows that wait, the time to wait is lost by the rows that
@@ -312,7 +322,7 @@ def _pays_to_wait(now: _Option, later: _Option, rows: int) -> bool:
     """
     if now.cuts and not later.cuts:  # the part would only wait for the rest of its request
         return now.waste_ns > later.waste_ns
-    return (now.waste_ns - later.waste_ns) * rows > later.wait_ns * now.rows
+    return (now.waste_ns - later.waste_ns) * later.rows > later.wait_ns * now.rows
 
 
 def _needed_ns(waiting: Waiting, prices: Prices, moment: _Moment) -> int:
