@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import operator
 from collections import Counter
 from collections.abc import Hashable, Iterator
@@ -77,22 +78,17 @@ class StackQueue:
         """The most urgent requests, one for each combination of profiles made for them."""
         return (entries[0] for entries in self.by_owners.values())
 
-    def rows_with(self, head: Waiting, room: int) -> int:
-        """Count the rows of a launch of at most `room` rows that has those of `head` in it.
+    def rows_beside(self, head: Waiting) -> list[int]:
+        """Count the rows that could go along with `head`, by the bits of the room beside it.
 
-        Of the others only those are counted that surely fit beside it whole: a few that
-        would just fit may be left out.
+        With room for r rows, and n the most bits with 2^n - 1 <= r, all requests of at most
+        n bits fit one by one: they have list[min(n, last)] rows together.
         """
-        rows = head.rows_left
-        if rows >= room:
-            return room
-        beside = room - rows
-        for bits, total in self.rows_by_bits.items():
-            if total and (1 << bits) - 1 <= beside:
-                rows += total
-        if (1 << head.rows_left.bit_length()) - 1 <= beside:
-            rows -= head.rows_left  # counted twice
-        return min(room, rows)
+        counted = [0] * (max(self.rows_by_bits) + 1)
+        for bits, rows in self.rows_by_bits.items():
+            counted[bits] = rows
+        counted[head.rows_left.bit_length()] -= head.rows_left
+        return list(itertools.accumulate(counted))
 
     def add(self, waiting: Waiting) -> None:
         """Put a request where its urgency places it."""
@@ -136,6 +132,8 @@ class Backlog:
         arrivals: the waiting requests in order of arrival, those with a part in flight behind.
         queues: by what can run together; none is empty.
         by_owners: how many requests wait for the same profiles made for them; none is 0.
+        changed: queues that requests came to or left since `choose` last had nothing to do; some may be gone.
+        lanes_changed: whether a lane was given something or became free since then.
     """
 
     def __init__(self, lanes: tuple[Lane, ...]) -> None:
@@ -144,6 +142,8 @@ class Backlog:
         self.arrivals: dict[RequestId, Waiting] = {}
         self.queues: dict[QueueKey, StackQueue] = {}
         self.by_owners: Counter[tuple[int, ...]] = Counter()
+        self.changed: set[QueueKey] = set()
+        self.lanes_changed = True
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -162,6 +162,7 @@ class Backlog:
         if queue is None:
             queue = self.queues[key] = StackQueue(waiting.fits, waiting.bucket)
         queue.add(waiting)
+        self.changed.add(key)
         self.by_owners[waiting.owners] += 1
         self.arrivals[waiting.request.request_id] = waiting
 
@@ -170,6 +171,7 @@ class Backlog:
         key = (waiting.request.stack_key, waiting.fits)
         queue = self.queues[key]
         queue.remove(waiting)
+        self.changed.add(key)
         if not queue.entries:
             del self.queues[key]
         self.by_owners[waiting.owners] -= 1

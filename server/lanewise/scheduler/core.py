@@ -125,7 +125,7 @@ class Scheduler:
 
     def drain(self, now_ns: int) -> list[Decision]:
         """Reject every request from now on; those that wait are launched without delay."""
-        self._backlog.draining = True
+        self._backlog.draining = self._backlog.lanes_changed = True
         return self.tick(now_ns)
 
     def abandon(self) -> list[Decision]:
@@ -261,6 +261,8 @@ class Scheduler:
                     decisions.append(Expire(waiting.request.request_id, needed_ns))
                 case Choice():
                     decisions.append(self._start(choice, now_ns))
+        self._backlog.changed.clear()
+        self._backlog.lanes_changed = False
         return decisions
 
     def _start(self, choice: Choice, now_ns: int) -> Launch:
@@ -305,6 +307,7 @@ class Scheduler:
                 left_ns = max(0, other.expected_end_ns - now_ns) * slowdown
                 other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
         lane.expected_end_ns = now_ns + predicted_ns
+        self._backlog.lanes_changed = True
 
     def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of."""
@@ -320,6 +323,7 @@ class Scheduler:
                 lane.profile.index, launch.padded_rows, known.bucket, round(alone_ns)
             )
         lane.last_end_ns = now_ns
+        self._backlog.lanes_changed = True
         lane.counters.failed_launches += failed
         decisions: list[Decision] = []
         for part in launch.slices:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
@@ -22,7 +22,7 @@ from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policies.prices import LanePrices, Prices
 from lanewise.scheduler.policy import Choice, GiveUp, fill
 
-MOST_HEADS = 8
+MOST_HEADS = 16
 """Requests for which a launch is looked for at a time, the most urgent ones: so many shapes at once
 do not make a decision slow, and the others get their turn when these have left."""
 
@@ -151,11 +151,16 @@ class CostAwarePolicy:
         return self._wakeup_ns
 
     def choose(self, backlog: Backlog, now_ns: int) -> Choice | GiveUp | None:
-        self._wakeup_ns = None
+        wakeup_ns, self._wakeup_ns = self._wakeup_ns, None
         moment = _Moment(backlog, self._costs, now_ns)
         if not moment.is_any_idle and not moment.can_queue:
             return None
-        for head in _most_urgent(backlog):
+        if backlog.lanes_changed or (wakeup_ns is not None and now_ns >= wakeup_ns):
+            queues: Iterable[StackQueue] = backlog.queues.values()
+        else:  # whatever was held before is still held
+            queues = [backlog.queues[key] for key in backlog.changed if key in backlog.queues]
+            self._wakeup_ns = wakeup_ns
+        for head in _most_urgent(queues):
             queue = backlog.queue_of(head)
             if not moment.is_any_idle and not _fills_any(queue, moment.can_queue):
                 continue
@@ -224,8 +229,8 @@ class CostAwarePolicy:
         return None
 
 
-def _most_urgent(backlog: Backlog) -> Sequence[Waiting]:
-    heads = [head for queue in backlog.queues.values() for head in queue.heads]
+def _most_urgent(queues: Iterable[StackQueue]) -> Sequence[Waiting]:
+    heads = [head for queue in queues for head in queue.heads]
     return heads if len(heads) == 1 else heapq.nsmallest(MOST_HEADS, heads, key=_urgency)
 
 
@@ -242,56 +247,100 @@ def _weigh(
     """Get the best launch that can be made now, and the best that has to wait for its lane.
 
     Args:
+        head: has to be in it.
+        queue: of the head.
+        prices: of the queue.
+        moment: the lanes.
         slack_ns: in which the head has to be done.
     """
+    task = _Task(head, queue, prices, moment, slack_ns)
     best_now: _Option | None = None
     best_later: _Option | None = None
+    busy = []
     for each in prices.lanes:  # the narrowest first
         lane = each.lane
         if lane.is_retired:
             continue
-        option = _best_in(each, head, queue, prices, moment, slack_ns)
+        can_start = not lane.in_flight or (lane.has_room and queue.rows >= each.max_rows)
+        option = _best_in(each, task) if can_start else None
         if option is None:
-            continue
-        if not lane.in_flight or (lane.has_room and option.rows == each.max_rows):
-            if best_now is None or _is_better(option, best_now, queue.rows):
-                best_now = option
-        elif best_later is None or _is_better(option, best_later, queue.rows):
+            if lane.in_flight:
+                busy.append(each)
+        elif lane.in_flight and option.rows < each.max_rows:
+            busy.append(each)
+        elif best_now is None or _is_better(option, best_now, queue.rows):
+            best_now = option
+    for each in busy:
+        wait_ns = moment.wait_ns(each.lane)
+        if (
+            best_now is not None
+            and not best_now.cuts
+            and best_now.waste_ns * each.max_rows <= wait_ns * best_now.rows
+        ):
+            continue  # it could not make up for the wait
+        option = _best_in(each, task)
+        if option is not None and (
+            best_later is None or _is_better(option, best_later, queue.rows)
+        ):
             best_later = option
     return best_now, best_later
 
 
-def _best_in(
-    each: LanePrices,
-    head: Waiting,
-    queue: StackQueue,
-    prices: Prices,
-    moment: _Moment,
-    slack_ns: float,
-) -> _Option | None:
+class _Task:
+    """A request for which a launch is looked for, and what there is to know of it."""
+
+    __slots__ = ("beside", "head", "moment", "plan_ns", "prices", "rows", "slack_ns", "waiting")
+
+    def __init__(
+        self,
+        head: Waiting,
+        queue: StackQueue,
+        prices: Prices,
+        moment: _Moment,
+        slack_ns: float,
+    ) -> None:
+        self.head = head
+        self.prices = prices
+        self.moment = moment
+        self.slack_ns = slack_ns
+        self.rows = head.rows_left
+        self.waiting = queue.rows
+        self.beside = queue.rows_beside(head)
+        self.plan_ns = prices.serial_ns(queue.rows)
+
+    def rows_in(self, room: int) -> int:
+        """Count the rows of a launch of at most `room` rows with the request in it."""
+        beside = room - self.rows
+        if beside <= 0:
+            return room
+        bits = (beside + 1).bit_length() - 1
+        return min(room, self.rows + self.beside[min(bits, len(self.beside) - 1)])
+
+
+def _best_in(each: LanePrices, task: _Task) -> _Option | None:
     """Choose the rows of a launch in one lane; None if none of its launches is in time."""
+    moment, prices = task.moment, task.prices
     wait_ns = moment.wait_ns(each.lane)
-    beside = moment.neighbours(each.lane, wait_ns)
-    head_rows = head.rows_left
-    rows = queue.rows_with(head, each.max_rows)
+    slowdown, harm, left_ns = moment.neighbours(each.lane, wait_ns)
+    rows = task.rows_in(each.max_rows)
     falls_short = False
     best: _Option | None = None
     while rows:
-        cuts = rows < head_rows
-        lasts_ns = wait_ns + each.safe_ns[rows] * beside.slowdown
+        cuts = rows < task.rows
+        lasts_ns = wait_ns + each.safe_ns[rows] * slowdown
         if cuts:
             if each.typical_ns[rows] > CUT_WORTH * rows * prices.row_ns:
                 break
-            lasts_ns += prices.serial_ns(head_rows - rows)  # all of the head has to be done
-        if lasts_ns <= slack_ns:
-            price_ns = each.typical_ns[rows] * beside.slowdown
-            if not cuts and beside.left_ns and not moment.is_wanted(each.lane, head):
+            lasts_ns += prices.serial_ns(task.rows - rows)  # all of it has to be done
+        if lasts_ns <= task.slack_ns:
+            price_ns = each.typical_ns[rows] * slowdown
+            if left_ns and price_ns and not cuts and not moment.is_wanted(each.lane, task.head):
                 # The device works on both: only what the others lose is spent.
-                overlap = min(1.0, beside.left_ns / price_ns)
-                price_ns *= overlap * beside.harm + (1 - overlap) / beside.slowdown
-            waste_ns = price_ns + prices.serial_ns(queue.rows - rows) - prices.serial_ns(queue.rows)
+                overlap = min(1.0, left_ns / price_ns)
+                price_ns *= overlap * harm + (1 - overlap) / slowdown
+            waste_ns = price_ns + prices.serial_ns(task.waiting - rows) - task.plan_ns
             if best is None or waste_ns < best.waste_ns:
-                best = _Option(each, rows, cuts, falls_short, beside.slowdown, waste_ns, wait_ns)
+                best = _Option(each, rows, cuts, falls_short, slowdown, waste_ns, wait_ns)
             if not each.is_padded[rows]:
                 break
         else:
