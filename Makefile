@@ -9,10 +9,10 @@ INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
 announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-gpu bench-gpu check protos build clean
+.PHONY: help demo serve test test-gpu bench-gpu bench-sched check protos build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## serve the example, send it three kinds of traffic, print what came of it
 	$(BIN)/python examples/digits/demo.py
@@ -30,6 +30,10 @@ test-gpu: ## run the tests that need a GPU; with the Python that has TensorRT-RT
 bench-gpu: ## measure the lanes of ResNet-50 and BERT on this GPU, beside the naive ways
 	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/speed.py \
 		--output benchmarks/gpu/results/$$(date +%F)-speed.json
+
+bench-sched: $(VENV)/.runtime ## compare the scheduling policies in the simulator; BENCH_ARGS=--short for a minute
+	$(BIN)/python -m benchmarks.scheduler $(or $(BENCH_ARGS), \
+		--output benchmarks/scheduler/results/$$(date +%F)-scheduler)
 
 check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are up to date
 	$(BIN)/ruff format --check .

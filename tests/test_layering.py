@@ -30,6 +30,8 @@ WRONG_ARROWS = {
     "cuda-home": ("lanewise/engine/runner.py", "from cuda.bindings import runtime"),
     "prometheus-home": ("lanewise/rpc/__init__.py", "import prometheus_client"),
     "terminal-home": ("lanewise/app.py", "import rich.console"),
+    "matplotlib-home": ("lanewise/simulator/report.py", "import matplotlib"),
+    "simulator": ("lanewise/simulator/device.py", "import time"),
     "client-alone": ("lanewise_client/__init__.py", "import lanewise.errors"),
 }
 

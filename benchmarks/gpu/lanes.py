@@ -13,8 +13,9 @@ from bare import BareContext, BareEngine, Inputs, SwitchingContext
 from subjects import BULK_ROWS, Subject
 
 from lanewise.clock import SystemClock
+from lanewise.engine.polling import OVERTIME_NS, Poller
 from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch, LoadedModel, Runner
+from lanewise.engine.runner import Batch, LoadedModel, PendingBatch, Runner
 from lanewise.engine.threads import RunnerThreads
 from lanewise.engine.trt.binding import bind
 from lanewise.engine.trt.build import build_plan
@@ -75,7 +76,8 @@ class Lanes:
         return (
             self.bare_bulk, self.served_bulk, self.naive_bulk,
             self.bare_row, self.paused_bare_row, self.naive_row,
-            self.direct_row, self.paused_direct_row, self.threads_row, self.served_row,
+            self.direct_row, self.paused_direct_row, self.threads_row,
+            self.started_row, self.polled_row, self.served_row,
             self.two_lanes_2, self.two_lanes_8, self.one_switching_context,
             self.warm_rows_p99, self.other_rows_p99,
         )  # fmt: skip
@@ -139,6 +141,26 @@ class Lanes:
         finally:
             threads.stop()
 
+    async def started_row(self) -> float:
+        """Measure a batch started on this thread and polled in a tight loop."""
+        return _median_us(self._start_and_wait)
+
+    async def polled_row(self) -> float:
+        """Measure a batch started on the event loop and polled by it."""
+        loop, threads = asyncio.get_running_loop(), RunnerThreads(1, "bench")
+        poller = Poller(SystemClock())
+
+        def start() -> Awaitable[object]:
+            done = loop.create_future()
+            until_ns = time.monotonic_ns() + OVERTIME_NS
+            poller.add(self._start(), until_ns, threads, lambda result, _: done.set_result(result))
+            return done
+
+        try:
+            return await _median_us_awaited(start)
+        finally:
+            threads.stop()
+
     async def served_row(self) -> float:
         """Measure a request submitted to the scheduler and awaited."""
         return await _median_us_awaited(lambda: self._dispatcher.submit(self._row))
@@ -190,8 +212,21 @@ class Lanes:
         self._bare_row.wait()
 
     def _run_directly(self) -> None:
-        pieces = {name: [array] for name, array in self._row.items()}
-        self.runners["online"].run(Batch(pieces, 1, 1))
+        self.runners["online"].run(self._row_batch())
+
+    def _start(self) -> PendingBatch:
+        pending = self.runners["online"].start(self._row_batch())
+        assert pending is not None, "nothing else is running, and the lane is warm"
+        return pending
+
+    def _start_and_wait(self) -> None:
+        pending = self._start()
+        while not pending.is_done():
+            pass
+        pending.result()
+
+    def _row_batch(self) -> Batch:
+        return Batch({name: [array] for name, array in self._row.items()}, 1, 1)
 
     async def _submit_from(self, users: int, requests: list[Inputs]) -> None:
         """Submit all requests; every user submits the next one when its last is answered."""

@@ -13,6 +13,8 @@ ROW_STEPS = {
     "direct_row": "the runner called directly, in a tight loop",
     "paused_direct_row": "the same, after 1 ms of sleep each time",
     "threads_row": "the runner called on a thread of its own, awaited",
+    "started_row": "the runner started, and polled in a tight loop",
+    "polled_row": "the runner started on the event loop, and polled by it",
     "served_row": "submitted to the scheduler, awaited",
     "naive_row": "naive: copy, execute without a graph, copy back",
 }

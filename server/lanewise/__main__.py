@@ -14,6 +14,14 @@ from lanewise import __version__, config
 
 BACKENDS = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "simulated")
 BUILDERS = ("auto", "tensorrt", "tensorrt-rtx")
+POLICIES = (
+    "cost-aware",
+    "first-fit",
+    "one-context",
+    "triton",
+    "triton-as-coded",
+    "tf-serving",
+)
 PORT = click.IntRange(0, 65535)
 WIDTH_OF_PIPES = 240
 """Columns of a table that goes to a file or a pipe."""
@@ -62,6 +70,11 @@ def cli() -> None:
     type=click.FloatRange(min=0),
     default=config.DEFAULT_DRAIN_GRACE_S,
     help="How long waiting requests may still run after SIGTERM.",
+)
+@click.option(
+    "--record-traces",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for a trace of each model: shapes and times of its requests, no data.",
 )
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), default="auto")
 @click.option(
@@ -231,6 +244,90 @@ def infer(  # noqa: PLR0917 - click passes options by name
         timeout_s=timeout_s,
         save_to=output_dir,
         console=Console(soft_wrap=True),
+    )
+
+
+@cli.command()
+@click.argument("costs", type=click.Path(path_type=Path))
+@click.argument("trace", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(POLICIES),
+    default=POLICIES[:1],
+    help="Several are compared on the same traffic.",
+)
+@click.option(
+    "--mix",
+    multiple=True,
+    metavar="KEY=VALUE,...",
+    help="A kind of request: rows=1-4-32,rate=300,timeout-ms=20. May be given several times.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Requests a second in all; the mix is scaled to it.",
+)
+@click.option("--duration-s", type=click.FloatRange(min=0, min_open=True), default=60.0)
+@click.option(
+    "--burst",
+    type=click.FloatRange(min=1),
+    default=1.0,
+    help="Requests come in bursts of so many times the rate.",
+)
+@click.option("--seed", type=int, default=0)
+@click.option(
+    "--max-queue-requests",
+    type=click.IntRange(min=1),
+    default=config.DEFAULT_MAX_QUEUE_REQUESTS,
+    help="As for `lanewise serve`.",
+)
+@click.option("--unlearned", is_flag=True, help="The scheduler begins without the costs.")
+@click.option("--varied", is_flag=True, help="Launches take measured times, not their median.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="File for the figures.")
+@click.option(
+    "--plot",
+    "plot_file",
+    type=click.Path(path_type=Path),
+    help="File for a picture, .svg or .png. Needs the extra `plots`.",
+)
+def simulate(  # noqa: PLR0917 - click passes options by name
+    costs: Path,
+    trace: Path | None,
+    policies: Sequence[str],
+    mix: Sequence[str],
+    rate: float | None,
+    duration_s: float,
+    burst: float,
+    seed: int,
+    max_queue_requests: int,
+    unlearned: bool,
+    varied: bool,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Tell what the scheduler would make of some traffic, without a device.
+
+    COSTS is a cost file; the requests come from TRACE, which a server recorded, or are made
+    up from --mix and --rate. Without --mix they are what each profile is for, equally often.
+    """
+    from rich.console import Console
+
+    from lanewise import simulating
+    from lanewise.simulator.simulation import Options
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_OF_PIPES
+    simulating.run(
+        costs,
+        simulating.TrafficArguments(trace, mix, rate, duration_s, burst, seed),
+        policies,
+        Options(max_queue_requests, learned=not unlearned, varied=varied, seed=seed),
+        json_file=json_file,
+        plot_file=plot_file,
+        console=console,
     )
 
 

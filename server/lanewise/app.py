@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import grpc.aio
@@ -25,6 +27,8 @@ from lanewise.rpc.health import HealthService
 from lanewise.rpc.server import build_server
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.request import ArrivedRequest
+from lanewise.simulator.trace import TraceWriter
 from lanewise.tensors import format_shape
 
 _log = structlog.get_logger(__name__)
@@ -57,6 +61,7 @@ class App:
         device is lost, and releasing what is held on it may crash or hang."""
         self._clock = clock or SystemClock()
         self._dispatchers: list[Dispatcher] = []
+        self._traces: list[TraceWriter] = []
         self._stop = asyncio.Event()
         self._lane_lost = asyncio.Event()
         self._signalled = False
@@ -221,9 +226,11 @@ class App:
             loaded,
             self._clock,
             max_queue_requests=self.settings.max_queue_requests,
+            scheduling=settings.scheduling,
             when_lane_lost=self._take_note_of_lost_lane,
         )
         try:
+            dispatcher.when_arrived = self._record_trace(dispatcher.spec)
             await dispatcher.warm_up()
         except Exception:  # if it is cancelled, closing would wait for the runner at work
             await dispatcher.close()
@@ -240,6 +247,29 @@ class App:
             batching=loaded.spec.batching,
             profiles=[_describe(profile, loaded.spec) for profile in loaded.spec.profiles],
         )
+
+    def _record_trace(self, spec: ModelSpec) -> Callable[[ArrivedRequest], None] | None:
+        """Begin the trace of a model, in a file of its own for each start of the server.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        folder = self.settings.record_traces
+        if folder is None:
+            return None
+        began = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        version = f"-{spec.version}" if spec.version else ""
+        path = folder / f"{spec.name}{version}-{began}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            trace = TraceWriter(path, spec)
+        except OSError as error:
+            raise ConfigError(
+                f"--record-traces {folder}: {path} cannot be written: {error.strerror}; "
+                "choose another folder"
+            ) from error
+        self._traces.append(trace)
+        return trace.record
 
     async def _drain(self, server: grpc.aio.Server, health: HealthService) -> None:
         """Refuse new work, run the backlog for the grace period, then release everything."""
@@ -260,6 +290,8 @@ class App:
         await server.stop(HANDOVER_S)
         for dispatcher in self._dispatchers:
             self.must_leave_at_once |= not await dispatcher.close()
+        for trace in self._traces:
+            trace.close()
         _log.info("stopped", **({"dropped": dropped} if dropped else {}))
 
 

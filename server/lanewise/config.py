@@ -33,6 +33,7 @@ class ServerSettings:
         max_queue_requests: requests that may wait at a time for the same profiles of a
             version of a model.
         drain_grace_s: how long waiting requests may still run after SIGTERM.
+        record_traces: folder for a trace of each model's requests; None for none.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class ServerSettings:
     max_message_mb: int = DEFAULT_MAX_MESSAGE_MB
     max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
     drain_grace_s: float = DEFAULT_DRAIN_GRACE_S
+    record_traces: Path | None = None
 
 
 def require_free_port(option: str, host: str, port: int) -> None:

@@ -106,6 +106,8 @@ class TensorRTSettings(Table):
             version-compatible plans do. Only for plans from a source that is trusted.
         self_check: whether lanes must give the same outputs for the same row before the
             model is ready. False for a model that draws random numbers, say.
+        poll: whether to wait for short launches by polling, which takes a CPU core while one
+            runs, but neither a thread nor its waking up.
     """
 
     BUILD_KEYS: ClassVar = ("workspace_mib", "optimization_level", "compute_capabilities")
@@ -117,6 +119,29 @@ class TensorRTSettings(Table):
     compute_capabilities: Annotated[tuple[ComputeCapability, ...], Field(strict=False)] = ()
     allow_host_code: bool = False
     self_check: bool = True
+    poll: bool = True
+
+
+class SchedulingSettings(Table):
+    """The table [scheduling].
+
+    Attributes:
+        latency_target_ms: how long a request without a deadline should take. It orders the
+            requests that wait and bounds how long one is held; none is refused for it. None:
+            a second.
+        priority_levels: requests may ask for the priorities 1, the most important, to this.
+        default_priority: of requests that ask for none of them.
+    """
+
+    latency_target_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    priority_levels: Annotated[int, Field(ge=1, le=100)] = 3
+    default_priority: Annotated[int, Field(ge=1)] = 2
+
+    def resolve_priority(self, asked: int) -> int:
+        """Get the priority of a request; one it cannot have, such as 0, is the default."""
+        if 1 <= asked <= self.priority_levels:
+            return asked
+        return min(self.default_priority, self.priority_levels)
 
 
 class ModelSettings(Table):
@@ -131,6 +156,7 @@ class ModelSettings(Table):
     max_queue_delay_ms: DelayMs = 2.0
     profiles: Profiles | None = None
     onnxruntime: OnnxRuntimeSettings = Field(default_factory=OnnxRuntimeSettings)
+    scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     tensorrt: TensorRTSettings = Field(default_factory=TensorRTSettings)
 
 
@@ -160,8 +186,12 @@ def read_settings_file(path: Path, table: type[TableT]) -> TableT:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise settings_error(path, [f"is not valid TOML: {error}"]) from error
     except ValidationError as error:
-        problems = [_describe(problem, table) for problem in error.errors(include_url=False)]
-        raise settings_error(path, problems) from error
+        raise settings_error(path, describe_problems(error, table)) from error
+
+
+def describe_problems(error: ValidationError, table: type[Table]) -> list[str]:
+    """Say of each thing wrong with a `table` which key it is, what it holds and what is allowed."""
+    return [_describe(problem, table) for problem in error.errors(include_url=False)]
 
 
 def settings_error(file: Path, problems: Sequence[str]) -> ConfigError:

@@ -24,12 +24,14 @@ class RunnerFactory(Protocol):
     """Makes models of one backend.
 
     `dtypes` are those that its inputs and outputs may have. Factories with `computes` can
-    also make the models of `ComputingFactory`.
+    also make the models of `ComputingFactory`. `starts` tells whether its runners can start
+    a batch without waiting for it.
     """
 
     name: str
     dtypes: frozenset[DType]
     computes: bool
+    starts: bool
 
     def echo(
         self, folder: Path, inputs: Tensors, unused: Tensors, settings: ModelSettings
@@ -69,6 +71,7 @@ class OnnxRuntimeFactory:
     name: str = "onnxruntime"
     dtypes: frozenset[DType] = field(default_factory=lambda: frozenset(DType))
     computes: bool = True
+    starts: bool = False
 
     def echo(self, folder, inputs, unused, settings):
         return load(save_onnx_echo(folder / "echo.onnx", inputs, unused), settings)
@@ -119,6 +122,7 @@ class SimulatedFactory:
     name: str = "simulated"
     dtypes: frozenset[DType] = field(default_factory=lambda: frozenset(DType))
     computes: bool = False
+    starts: bool = False
 
     def echo(self, folder, inputs, unused, settings):
         return load(save_simulated_echo(folder / "echo.sim.toml", inputs, unused), settings)
@@ -143,6 +147,7 @@ class TensorRTFactory:
         }
     )
     computes: bool = False
+    starts: bool = True
 
     def echo(self, folder, inputs, unused, settings):
         file = save_onnx_echo(folder / "echo.onnx", inputs, unused)

@@ -16,6 +16,9 @@ every_backend = pytest.mark.parametrize("factory", FACTORIES, ids=lambda each: e
 every_computing_backend = pytest.mark.parametrize(
     "factory", [each for each in FACTORIES if each.computes], ids=lambda each: each.name
 )
+every_starting_backend = pytest.mark.parametrize(
+    "factory", [each for each in FACTORIES if each.starts], ids=lambda each: each.name
+)
 every_dtype = pytest.mark.parametrize(
     ("factory", "dtype"),
     [
@@ -286,6 +289,81 @@ def test_every_execution_is_the_launch_of_a_graph_or_a_miss_where_there_are_grap
         runner.run(batch_of(4, X=[random_array(DType.FP32, (4, 3))]))
 
     assert executions() == (None if before is None else before + 5)
+
+
+@every_backend
+def test_warm_batches_can_be_started_where_the_backend_can_start_any(factory, tmp_path):
+    runner = only_runner(load_echo(factory, tmp_path))
+    runner.warm_up()
+
+    pending = runner.start(batch_of(4, X=[random_array(DType.FP32, (4, 3))]))
+
+    assert (pending is not None) == factory.starts
+    if pending is not None:
+        pending.result()
+
+
+@every_starting_backend
+def test_a_started_batch_gives_what_a_run_gives_and_no_row_of_an_earlier_one(factory, tmp_path):
+    runner = only_runner(load_echo(factory, tmp_path))
+    runner.warm_up()
+    for seed in range(3 * runner.depth):
+        pieces = [random_array(DType.FP32, (1 + seed % 3, 3), seed + i) for i in range(2)]
+        batch = batch_of(8, X=pieces)
+        pending = runner.start(batch)
+        while not pending.is_done():
+            pass
+        started = pending.result()["echo_X"]
+        assert contents(started) == contents(runner.run(batch)["echo_X"])
+        assert contents(started[: batch.rows]) == contents(np.concatenate(pieces))
+
+
+@every_starting_backend
+def test_as_many_batches_as_the_runner_is_deep_can_be_started_at_a_time(factory, tmp_path):
+    runner = only_runner(load_echo(factory, tmp_path))
+    runner.warm_up()
+    pieces = [random_array(DType.FP32, (4, 3), seed) for seed in range(runner.depth)]
+    pending = [runner.start(batch_of(4, X=[piece])) for piece in pieces]
+
+    assert runner.start(batch_of(4, X=pieces[:1])) is None
+    for one, piece in zip(reversed(pending), reversed(pieces), strict=True):  # in any order
+        assert contents(one.result()["echo_X"]) == contents(piece)
+    assert runner.start(batch_of(4, X=pieces[:1])).result()
+
+
+@every_starting_backend
+def test_the_result_of_a_started_batch_is_kept_by_nobody_else(factory, tmp_path):
+    runner = only_runner(load_echo(factory, tmp_path))
+    runner.warm_up()
+    piece = random_array(DType.FP32, (4, 3))
+
+    kept = runner.start(batch_of(4, X=[piece])).result()["echo_X"]
+    for seed in range(2 * runner.depth):
+        runner.start(batch_of(4, X=[random_array(DType.FP32, (4, 3), 9 + seed)])).result()
+    runner.close()
+
+    assert contents(kept) == contents(piece)
+
+
+@every_starting_backend
+def test_a_started_batch_whose_runner_is_closed_is_lost(factory, tmp_path):
+    runner = only_runner(load_echo(factory, tmp_path))
+    runner.warm_up()
+    pending = runner.start(batch_of(4, X=[random_array(DType.FP32, (4, 3))]))
+    runner.close()
+
+    assert pending.is_done()
+    with pytest.raises(RunnerLost):
+        pending.result()
+
+
+@every_backend
+def test_a_closed_runner_starts_nothing(factory, tmp_path):
+    runner = only_runner(load_echo(factory, tmp_path))
+    runner.warm_up()
+    runner.close()
+
+    assert runner.start(batch_of(4, X=[random_array(DType.FP32, (4, 3))])) is None
 
 
 @every_backend

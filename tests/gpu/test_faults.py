@@ -130,7 +130,7 @@ def test_what_cannot_be_captured_is_executed_without_a_graph(fault, tmp_path):
     )
     (source,) = find_models(file)
     (runner,) = load_model(source, settings, clock=InstantClock()).runners
-    runner._context = Interposed(runner._context, fault(runner._stream))
+    runner._executor._context = Interposed(runner._context, fault(runner._stream))
 
     runner.warm_up()
     for seed in range(4):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -10,6 +12,7 @@ from helpers.models import InstantClock, save_onnx, tensor
 from helpers.serving import DIGITS
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.runner import Batch
+from lanewise.engine.trt.slots import SMALL_BYTES
 from lanewise.errors import ExecutionFailed
 from lanewise.memory.device import GRAPH_BYTES, GRAPH_NODE_BYTES
 from lanewise.model_settings import (
@@ -27,14 +30,26 @@ def _cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
-def digits():
-    (source,) = find_models(DIGITS)
-    settings = read_model_settings(source.settings_file)
-    settings = settings.model_copy(update={"backend": "tensorrt-rtx"})
-    model = load_model(source, settings, clock=InstantClock())
-    yield {runner.profile.name: runner for runner in model.runners}
-    for runner in model.runners:
-        runner.close()
+def load_digits():
+    loaded = []
+
+    def load(**tensorrt):
+        (source,) = find_models(DIGITS)
+        settings = read_model_settings(source.settings_file)
+        tables = settings.tensorrt.model_copy(update=tensorrt)
+        settings = settings.model_copy(update={"backend": "tensorrt-rtx", "tensorrt": tables})
+        loaded.append(load_model(source, settings, clock=InstantClock()))
+        return {runner.profile.name: runner for runner in loaded[-1].runners}
+
+    yield load
+    for model in loaded:
+        for runner in model.runners:
+            runner.close()
+
+
+@pytest.fixture
+def digits(load_digits):
+    return load_digits()
 
 
 def images(rows: int) -> np.ndarray:
@@ -84,9 +99,10 @@ def test_buffers_are_made_for_the_maximum_and_do_not_grow(digits):
     assert runner.memory() == before
 
 
-def test_too_little_memory_fails_that_batch_alone(tmp_path):
+def echo_runner(folder):
+    """A runner of Y = X for X of 1 to 2 rows, 1 to 64 wide."""
     file = save_onnx(
-        tmp_path / "wide.onnx",
+        folder / "wide.onnx",
         [helper.make_node("Identity", ["X"], ["Y"])],
         [tensor("X", DType.FP32, (DYNAMIC, DYNAMIC))],
         [tensor("Y", DType.FP32, (DYNAMIC, DYNAMIC))],
@@ -97,6 +113,112 @@ def test_too_little_memory_fails_that_batch_alone(tmp_path):
     )
     (source,) = find_models(file)
     (runner,) = load_model(source, settings, clock=InstantClock()).runners
+    return runner
+
+
+def test_a_started_batch_is_one_launch_of_a_graph(digits):
+    runner = digits["dynamic"]
+    runner.warm_up()
+    before = runner.graph_counts()
+    runner.start(batch_of(3, 4)).result()
+    after = runner.graph_counts()
+    assert after.launches == before.launches + 1
+    assert after.misses == before.misses
+
+
+def test_a_batch_is_not_started_before_its_graphs_are_captured(digits):
+    runner = digits["dynamic"]
+    batch = batch_of(3, 4)
+    outcomes = []
+    for _ in range(3):  # compiles; captures in one slot; captures in the other
+        outcomes.append(runner.start(batch))
+        runner.run(batch)
+    assert outcomes == [None, None, None]
+    assert runner.start(batch).result()
+
+
+def test_a_batch_that_takes_long_to_copy_is_not_started(digits):
+    runner = digits["offline"]
+    runner.warm_up()
+    assert images(128).nbytes > SMALL_BYTES
+    assert runner.start(batch_of(128, 128)) is None
+
+
+@pytest.mark.parametrize(
+    "tensorrt", [{"poll": False}, {"shared_scratch": (("online", "dynamic"),)}]
+)
+def test_nothing_is_started_where_polling_is_off_or_scratch_is_shared(tensorrt, load_digits):
+    runner = load_digits(**tensorrt)["dynamic"]
+    runner.warm_up()
+    assert runner.start(batch_of(4, 4)) is None
+
+
+def test_started_batches_and_runs_on_threads_do_not_disturb_each_other(digits):
+    runner = digits["dynamic"]
+    runner.warm_up()
+    counts = (1, 3, 8, 20, 32)
+    padded = {1: 1, 3: 4, 8: 8, 20: 32, 32: 32}
+    expected = {n: runner.run(batch_of(n, padded[n]))["logits"][:n] for n in counts}
+
+    def run_many():
+        for n in counts * 40:
+            got = runner.run(batch_of(n, padded[n]))["logits"][:n]
+            np.testing.assert_array_equal(got, expected[n])
+
+    started = 0
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_many)
+        while not running.done():
+            for n in reversed(counts):
+                pending = runner.start(batch_of(n, padded[n]))
+                if pending is not None:
+                    got = pending.result()["logits"][:n]
+                    np.testing.assert_array_equal(got, expected[n])
+                    started += 1
+        running.result()
+    assert started
+
+
+def test_graphs_are_not_launched_on_buffers_that_have_moved(tmp_path):
+    runner = echo_runner(tmp_path)
+    x = np.arange(8, dtype=np.float32).reshape(1, 8)
+    for _ in range(4):  # captured in both slots
+        runner.run(Batch({"X": [x]}, 1, 1))
+    held = runner.graph_counts().held
+    for _ in range(2):  # in both slots: wider than the profile, for which the buffers grow
+        with pytest.raises(ExecutionFailed):
+            runner.run(Batch({"X": [np.ones((1, 4096), np.float32)]}, 1, 1))
+    assert runner.start(Batch({"X": [x]}, 1, 1)) is None
+    for _ in range(4):
+        np.testing.assert_array_equal(runner.run(Batch({"X": [x + 1]}, 1, 1))["Y"], x + 1)
+    assert runner.graph_counts().held == held
+    runner.close()
+
+
+def test_small_and_large_batches_take_turns_in_the_same_buffers(tmp_path):
+    file = save_onnx(
+        tmp_path / "sum.onnx",
+        [helper.make_node("Add", ["X", "X"], ["Y"])],
+        [tensor("X", DType.FP32, (DYNAMIC, DYNAMIC))],
+        [tensor("Y", DType.FP32, (DYNAMIC, DYNAMIC))],
+    )
+    wide = SMALL_BYTES // 4
+    limits = ShapeRangeSettings(min=(1, 1), opt=(1, wide), max=(8, wide))
+    settings = ModelSettings(
+        backend="tensorrt-rtx", profiles=(ProfileSettings(tensors={"X": limits}),)
+    )
+    (source,) = find_models(file)
+    (runner,) = load_model(source, settings, clock=InstantClock()).runners
+    for seed in range(12):  # each kind compiles, is captured in both slots, and launched
+        for rows in (1, 8, 8):  # at the limit, and above it; so that the slots change over
+            x = np.random.default_rng(seed).random((rows, wide), np.float32)
+            np.testing.assert_array_equal(runner.run(Batch({"X": [x]}, rows, rows))["Y"], 2 * x)
+    assert runner.graph_counts().held == 4
+    runner.close()
+
+
+def test_too_little_memory_fails_that_batch_alone(tmp_path):
+    runner = echo_runner(tmp_path)
     huge = np.broadcast_to(np.zeros(1, np.float32), (1, 1 << 40))  # 4 TiB, none of it there
     with pytest.raises(ExecutionFailed, match="allocate"):
         runner.run(Batch({"X": [huge]}, 1, 1))

@@ -14,8 +14,30 @@ from lanewise.runner_status import RunnerMemory
 from lanewise.tensors import Array, Shape
 
 
+class GatedBatch:
+    """A started batch: done when the test has called `release` or `fail` for it."""
+
+    def __init__(self, runner: GatedRunner, batch: Batch) -> None:
+        self._runner = runner
+        self._batch = batch
+
+    def is_done(self) -> bool:
+        self._runner.polls += 1
+        return self._runner.has_outcome
+
+    def result(self) -> dict[str, Array]:
+        return self._runner.end(self._batch)
+
+
 class GatedRunner:
-    """Gives its input back as output, after `release` or `fail` was called for the batch."""
+    """Gives its input back as output, after `release` or `fail` was called for the batch.
+
+    Attributes:
+        can_start: whether `start` begins batches.
+        start_error: what `start` raises, if anything.
+        polls: how often a started batch was asked whether it is done.
+        threads: those that `run`, or the `result` of a started batch, was called on.
+    """
 
     def __init__(self, profile: Profile, depth: int = 1) -> None:
         self.profile = profile
@@ -24,6 +46,9 @@ class GatedRunner:
         self.batches: list[Batch] = []
         self.started: queue.Queue[Batch] = queue.Queue()
         self.is_closed = False
+        self.can_start = False
+        self.start_error: BaseException | None = None
+        self.polls = 0
         self.threads: set[int] = set()
         self._outcomes: queue.Queue[BaseException | None] = queue.Queue()
 
@@ -43,10 +68,28 @@ class GatedRunner:
     def prepare(self, shapes: Mapping[str, Shape]) -> None:
         pass
 
+    @property
+    def has_outcome(self) -> bool:
+        return not self._outcomes.empty()
+
+    def start(self, batch: Batch) -> GatedBatch | None:
+        if self.start_error is not None:
+            raise self.start_error
+        if not self.can_start:
+            return None
+        self._note(batch)
+        return GatedBatch(self, batch)
+
     def run(self, batch: Batch) -> dict[str, Array]:
-        self.threads.add(threading.get_ident())
+        self._note(batch)
+        return self.end(batch)
+
+    def _note(self, batch: Batch) -> None:
         self.batches.append(batch)
         self.started.put(batch)
+
+    def end(self, batch: Batch) -> dict[str, Array]:
+        self.threads.add(threading.get_ident())
         outcome = self._outcomes.get(timeout=30)
         if outcome is not None:
             raise outcome

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lanewise.clock import NS_PER_MS
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.costs import CostTable, bucket_of
 from lanewise.scheduler.decisions import (
     Complete,
     Decision,
@@ -19,6 +20,8 @@ from lanewise.scheduler.decisions import (
     Reject,
 )
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.policies.cost_aware import CostAwarePolicy
+from lanewise.scheduler.policy import Policy
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
 
@@ -54,6 +57,20 @@ def mission_model(delay_ms: float = 2.0) -> ModelSpec:
     )
 
 
+def mission_costs() -> CostTable:
+    """What launches of ResNet-50 in the lanes of `mission_model` cost on an NVIDIA H200."""
+    measured_ms = {
+        0: {1: 0.82},
+        1: {1: 0.79, 2: 0.98, 4: 0.88, 8: 1.03, 16: 1.33, 32: 2.09},
+        2: {128: 5.42},
+    }
+    costs = CostTable()
+    for profile_index, by_rows in measured_ms.items():
+        for rows, ms in by_rows.items():
+            costs.record(profile_index, rows, bucket_of([()]), round(ms * NS_PER_MS))
+    return costs
+
+
 class Simulation:
     """Drives a Scheduler through arrivals, cancels and finishes; writes a readable log.
 
@@ -63,6 +80,8 @@ class Simulation:
         lanes: the profile index of each lane; None for one lane a profile.
         depth: launches in flight on a lane.
         row_counts: of each lane, those within its profile, and its maximum; empty for any.
+        policy: made from the cost table, which was told `exec_ms` of every lane at the numbers of
+            rows of its profile, at the opt of the other dimensions.
     """
 
     def __init__(
@@ -75,8 +94,10 @@ class Simulation:
         lanes: Sequence[int] | None = None,
         depth: int = 1,
         row_counts: tuple[int, ...] = (),
+        policy: Callable[[CostTable], Policy] = CostAwarePolicy,
     ) -> None:
         self.spec = spec
+        self.costs = CostTable()
         lane_profiles = range(len(spec.profiles)) if lanes is None else lanes
         self.core = Scheduler(
             spec,
@@ -89,8 +110,12 @@ class Simulation:
                 )
                 for i, index in enumerate(lane_profiles)
             ],
+            policy(self.costs),
+            self.costs,
             max_queue_requests=max_queue_requests,
         )
+        for lane in self.core.lanes:
+            self._measure(lane, exec_ms)
         self._lost: set[int] = set()
         self._free_ns: dict[int, int] = {}
         self.now_ns = 0
@@ -160,7 +185,8 @@ class Simulation:
                 assert wakeup_ns >= self.now_ns, "the core asked to be woken in the past"
                 self.now_ns = wakeup_ns
                 decisions = self.core.tick(self.now_ns)
-                assert decisions, "the core asked to be woken for nothing"
+                next_ns = self.core.next_wakeup_ns()
+                assert decisions or next_ns is None or next_ns > self.now_ns, "a busy wait"
             elif self._events:
                 self.now_ns, _, action = heapq.heappop(self._events)
                 decisions = action()
@@ -181,6 +207,14 @@ class Simulation:
     def mean_batch(self) -> float:
         """Mean number of request parts in a launch."""
         return sum(len(launch.slices) for launch in self.launches) / len(self.launches)
+
+    def _measure(self, lane: Lane, exec_ms: Callable[[int, int], float]) -> None:
+        """Put into the cost table what a warm-up would find out."""
+        limits = lane.profile.rows
+        bucket = bucket_of([lane.profile.ranges["X"].opt[1:]])
+        for rows in lane.row_counts or (limits.min, limits.opt, limits.max):
+            took_ns = int(exec_ms(lane.profile.index, rows) * NS_PER_MS)
+            self.costs.record(lane.profile.index, rows, bucket, took_ns)
 
     def _push(self, at_ns: int, action: Callable[[], list[Decision]]) -> None:
         heapq.heappush(self._events, (at_ns, next(self._order), action))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,21 @@ from helpers.sim import Simulation, model, profile
 from lanewise.errors import NoProfileAdmits
 from lanewise.models import ModelSpec
 from lanewise.scheduler.decisions import Launch
+from lanewise.scheduler.policies import POLICIES
+from lanewise.scheduler.policies.tf_serving import TfServingPolicy
+from lanewise.scheduler.policies.triton import TritonPolicy
+
+TUNED = {
+    "triton-tuned": lambda _costs: TritonPolicy(
+        max_queue_delay_ns=1_500_000, preferred_rows=(4, 8)
+    ),
+    "tf-serving-tuned": lambda _costs: TfServingPolicy(
+        batch_timeout_ns=1_500_000, num_batch_threads=2, max_batch_rows=6
+    ),
+}
+"""Rivals whose parameters make them wait, which they do not by default."""
+
+ALL = {**POLICIES, **TUNED}
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ def scenarios(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-def play(scenario) -> Simulation:
+def play(scenario, policy) -> Simulation:
     spec = scenario["spec"]
     lanes = [p.index for p in spec.profiles for _ in range(scenario["copies"])]
     sim = Simulation(
@@ -80,6 +96,7 @@ def play(scenario) -> Simulation:
         lanes=lanes,
         depth=scenario["depth"],
         row_counts=scenario["row_counts"],
+        policy=ALL[policy],
     )
     for arrival in scenario["arrivals"]:
         pin = arrival.pin if arrival.pin is not None and arrival.pin < len(spec.profiles) else None
@@ -101,13 +118,18 @@ def play(scenario) -> Simulation:
     return sim
 
 
-checked = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_settings = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def checked(test):
+    """Run a property test for every policy."""
+    return pytest.mark.parametrize("policy", ALL)(_settings(test))
 
 
 @checked
 @given(scenarios())
-def test_every_request_ends_exactly_once(scenario):
-    sim = play(scenario)
+def test_every_request_ends_exactly_once(policy, scenario):
+    sim = play(scenario, policy)
     for ends in sim.ends.values():
         assert len(ends) == 1
         event(ends[0])
@@ -115,8 +137,8 @@ def test_every_request_ends_exactly_once(scenario):
 
 @checked
 @given(scenarios())
-def test_no_launch_exceeds_its_profile_or_mixes_shapes(scenario):
-    sim = play(scenario)
+def test_no_launch_exceeds_its_profile_or_mixes_shapes(policy, scenario):
+    sim = play(scenario, policy)
     for launch in sim.launches:
         limits = sim.core.lanes[launch.lane_id].profile
         requests = [sim.requests[part.request_id] for part in launch.slices]
@@ -133,8 +155,8 @@ def test_no_launch_exceeds_its_profile_or_mixes_shapes(scenario):
 
 @checked
 @given(scenarios())
-def test_no_launch_starts_past_a_deadline(scenario):
-    sim = play(scenario)
+def test_no_launch_starts_past_a_deadline(policy, scenario):
+    sim = play(scenario, policy)
     for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
         for part in launch.slices:
             deadline_ns = sim.requests[part.request_id].deadline_ns
@@ -143,8 +165,8 @@ def test_no_launch_starts_past_a_deadline(scenario):
 
 @checked
 @given(scenarios())
-def test_no_lane_holds_more_launches_than_its_depth(scenario):
-    sim = play(scenario)
+def test_no_lane_holds_more_launches_than_its_depth(policy, scenario):
+    sim = play(scenario, policy)
     ends_ns: dict[int, list[int]] = {}
     for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
         in_flight = [end for end in ends_ns.get(launch.lane_id, []) if end > at_ns]
@@ -154,8 +176,8 @@ def test_no_lane_holds_more_launches_than_its_depth(scenario):
 
 @checked
 @given(scenarios())
-def test_only_the_row_counts_of_a_lane_are_executed(scenario):
-    sim = play(scenario)
+def test_only_the_row_counts_of_a_lane_are_executed(policy, scenario):
+    sim = play(scenario, policy)
     for launch in sim.launches:
         counts = sim.core.lanes[launch.lane_id].row_counts
         assert not counts or launch.padded_rows in counts
@@ -163,8 +185,8 @@ def test_only_the_row_counts_of_a_lane_are_executed(scenario):
 
 @checked
 @given(scenarios())
-def test_rows_of_a_completed_request_are_launched_once_each(scenario):
-    sim = play(scenario)
+def test_rows_of_a_completed_request_are_launched_once_each(policy, scenario):
+    sim = play(scenario, policy)
     launched: dict[int, list[tuple[int, int]]] = {}
     for launch in sim.launches:
         for part in launch.slices:
@@ -179,14 +201,14 @@ def test_rows_of_a_completed_request_are_launched_once_each(scenario):
 
 @checked
 @given(scenarios())
-def test_the_same_traffic_gives_the_same_log(scenario):
-    assert play(scenario).log == play(scenario).log
+def test_the_same_traffic_gives_the_same_log(policy, scenario):
+    assert play(scenario, policy).log == play(scenario, policy).log
 
 
 @checked
 @given(scenarios())
-def test_nothing_is_left_behind(scenario):
-    sim = play(scenario)
+def test_nothing_is_left_behind(policy, scenario):
+    sim = play(scenario, policy)
     assert sim.core.waiting_requests == 0
     assert sim.core.next_wakeup_ns() is None
     assert not any(lane.in_flight for lane in sim.core.lanes)

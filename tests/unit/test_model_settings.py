@@ -48,6 +48,7 @@ def test_every_key_is_read(tmp_path):
         compute_capabilities = ["8.9", "12.0"]
         allow_host_code = true
         self_check = false
+        poll = false
         [[profiles]]
         name = "online"
         tensors.X = { min = [1, 3], opt = [2, 3], max = [4, 3] }
@@ -69,6 +70,7 @@ def test_every_key_is_read(tmp_path):
             "compute_capabilities": ("8.9", "12.0"),
             "allow_host_code": True,
             "self_check": False,
+            "poll": False,
         },
         "profiles": (
             {

@@ -50,6 +50,9 @@ class HostRunner(ABC):
         require_rows(self._spec, outputs, batch.padded_rows)
         return outputs
 
+    def start(self, batch: Batch) -> None:
+        return None  # the host executes it itself, which cannot but block
+
     def memory(self) -> RunnerMemory:
         buffers = self._buffers
         return RunnerMemory(pageable_bytes=buffers.nbytes if buffers else 0)

@@ -31,11 +31,27 @@ class Batch:
     padded_rows: int
 
 
+class PendingBatch(Protocol):
+    """A batch that was started and holds one of its runner's `depth` places until `result`."""
+
+    def is_done(self) -> bool:
+        """Tell whether `result` returns, or raises, without waiting. Raises nothing."""
+        ...
+
+    def result(self) -> dict[str, Array]:
+        """Wait for the end of the batch; then get what `run` returns, or raise what it raises.
+
+        To be called once, from any thread: that gives the place back, also if it raises.
+        """
+        ...
+
+
 class Runner(Protocol):
     """Executes batches for one profile.
 
     Built, warmed up, run and closed by one owner. `warm_up`, `run` and `close` block and
     are called off the event loop; `run` by `depth` threads at a time, the others alone.
+    `start` is called from one thread, at any time but while others are in `warm_up` or `close`.
     `prepare` blocks, too, and may be called from any thread while others are in `run` or
     `close`; so may `is_warm`, `memory` and `graph_counts`, which return at once. Buffers
     inside only ever grow.
@@ -109,6 +125,19 @@ class Runner(Protocol):
                 shape tensors contradict each other.
             MalformedContents: an element of a text input is not UTF-8, see `ModelSpec`.
             RunnerLost: the runner is out of service.
+        """
+        ...
+
+    def start(self, batch: Batch) -> PendingBatch | None:
+        """Begin to execute `batch` without waiting for anything, for the caller to poll.
+
+        Returns:
+            None if that is not possible, now or ever: then `run` is to be called. So it is
+            when every place is taken, when copying the batch would take long, when something
+            would have to be prepared first, and for runners that have no such thing.
+
+        Raises:
+            ExecutionFailed, RunnerLost: as `run`.
         """
         ...
 

@@ -18,6 +18,7 @@ from lanewise.errors import ConfigError
 from lanewise.tensors import Array, Shape, element_count
 
 _SUCCESS = cuda.cudaError_t.cudaSuccess
+_NOT_READY = cuda.cudaError_t.cudaErrorNotReady
 _OUT_OF_MEMORY = cuda.cudaError_t.cudaErrorMemoryAllocation
 GRAPH_BYTES = 128 << 10
 GRAPH_NODE_BYTES = 4 << 10
@@ -122,6 +123,10 @@ class CudaEvent:
     def synchronize(self) -> None:
         """Return when everything before the last `record` is done; at once if never recorded."""
         check(cuda.cudaEventSynchronize(self.handle), "cudaEventSynchronize")
+
+    def is_done(self) -> bool:
+        """Tell whether `synchronize` would return, or raise, at once."""
+        return bool(cuda.cudaEventQuery(self.handle)[0] != _NOT_READY)
 
     def close(self) -> None:
         cuda.cudaEventDestroy(self.handle)
@@ -270,18 +275,21 @@ class PinnedBuffer:
         self.nbytes = 0
         self._bytes: Array = np.empty(0, np.uint8)
 
-    def reserve(self, nbytes: int) -> None:
-        """Make room for `nbytes`.
+    def reserve(self, nbytes: int) -> bool:
+        """Make room for `nbytes`; return whether the address has changed.
+
+        The owner makes sure that the device does not use the old memory any more.
 
         Raises:
             CudaError: there is too little memory; the buffer is as it was.
         """
         if nbytes <= self.nbytes:
-            return
+            return False
         address = check(cuda.cudaMallocHost(nbytes), f"allocate {nbytes} bytes of pinned memory")
         self.close()
         self.address, self.nbytes = int(address), nbytes
         self._bytes = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address))
+        return True
 
     def view(self, dtype: np.dtype[np.generic], shape: Shape) -> Array:
         """Get the first bytes as an array, growing if there are too few; contents undefined."""

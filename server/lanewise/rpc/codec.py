@@ -123,7 +123,8 @@ def encode_response(
     """Build the response of a request that was run.
 
     Its parameters tell how: `profile` (names in launch order, joined by commas), and over
-    all its launches `padded_rows`, `batch_rows` and their number, `launches`.
+    all its launches `padded_rows`, `batch_rows` and their number, `launches`;
+    `cold` is there if it had to wait for a shape to be compiled for.
     """
     response = ModelInferResponse(model_name=spec.name, model_version=spec.version, id=request_id)
     for tensor in selection.tensors:
@@ -141,6 +142,8 @@ def encode_response(
     parameters["padded_rows"].int64_param = sum(launch.padded_rows for launch in launches)
     parameters["batch_rows"].int64_param = sum(launch.batch_rows for launch in launches)
     parameters["launches"].int64_param = len(launches)
+    if result.was_cold:
+        parameters["cold"].bool_param = True
     return response
 
 

@@ -35,11 +35,13 @@ class RequestOptions:
         profile: name or index of the only profile allowed; None: any.
         timeout_ns: how long the request may take from its arrival; None: as long as the
             deadline of the call lets it.
+        priority: 1 for the most important; 0: the model's default.
         raw_outputs: whether outputs travel as raw contents, or else as typed.
     """
 
     profile: str | int | None = None
     timeout_ns: int | None = None
+    priority: int = 0
     raw_outputs: bool = True
 
 
@@ -121,9 +123,8 @@ def _timeout(options: RequestOptions, name: str, parameter: InferParameter) -> R
 
 
 def _priority(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
-    """Accept a priority; it has no effect, as on a Triton model without priority levels."""
-    _non_negative(name, parameter)
-    return options
+    """Read a priority; 0 stands for the model's default, as it does in Triton."""
+    return replace(options, priority=_non_negative(name, parameter))
 
 
 def _typed_outputs(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:

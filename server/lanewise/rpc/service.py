@@ -140,7 +140,12 @@ class InferenceService:
         selection = select_outputs(request, lanes.spec, raw=options.raw_outputs)
         inputs = decode_inputs(request, lanes.spec)
         deadline_ns = _deadline_ns(observation.started_ns, remaining_s, options.timeout_ns)
-        result = await lanes.submit(inputs, deadline_ns=deadline_ns, profile=options.profile)
+        result = await lanes.submit(
+            inputs,
+            deadline_ns=deadline_ns,
+            profile=options.profile,
+            priority=options.priority,
+        )
         response = encode_response(request.id, lanes.spec, selection, result)
         observation.profile = profile_names(result)
         _log.debug("served", model=model.name, version=model.version, profile=observation.profile)

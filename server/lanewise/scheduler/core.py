@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from lanewise.errors import Draining, QueueFull, RunnerLost, ServingError
 from lanewise.models import ModelSpec
-from lanewise.scheduler import batching
+from lanewise.scheduler.backlog import Backlog, Waiting
+from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.decisions import (
     Complete,
     Decision,
@@ -17,14 +19,24 @@ from lanewise.scheduler.decisions import (
     Launch,
     LaunchId,
     Reject,
+    Slice,
 )
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.queues import StackQueue, Waiting
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.policy import Choice, GiveUp, Policy
+from lanewise.scheduler.request import PRIORITY_STEP_NS, QueuedRequest, RequestId
 from lanewise.scheduler.routing import Router
 
 MIN_STALE_DEADLINES = 64
 """Deadlines of ended requests that are kept at least, so that few requests need no sweeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """What has to be known of a launch when it is over."""
+
+    lane: Lane
+    bucket: Bucket
+    slowdown: float
 
 
 class Scheduler:
@@ -36,43 +48,56 @@ class Scheduler:
 
     Args:
         lanes: each lane's id must be its position.
+        policy: chooses the launches.
+        costs: told what every launch took.
         max_queue_requests: requests that may wait at a time for the same profiles, those
             in flight not counted. So bulk work that piles up closes no other lane.
     """
 
-    def __init__(self, spec: ModelSpec, lanes: Iterable[Lane], *, max_queue_requests: int) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        lanes: Iterable[Lane],
+        policy: Policy,
+        costs: CostTable,
+        *,
+        max_queue_requests: int,
+    ) -> None:
         self.router = Router(spec)
         self.lanes = tuple(lanes)
         self._spec = spec
+        self._policy = policy
+        self._costs = costs
         self._max_queue_requests = max_queue_requests
         self._live_profiles = {lane.profile.index for lane in self.lanes}
-        self._draining = False
+        self._backlog = Backlog(self.lanes)
         self._sequence = 0
         self._last_launch = 0
-        self._in_flight: dict[LaunchId, Lane] = {}
+        self._in_flight: dict[LaunchId, _InFlight] = {}
         self._requests: dict[RequestId, Waiting] = {}
-        # Requests with rows in a queue, by the profiles that own them.
-        self._queued: Counter[tuple[int, ...]] = Counter()
-        self._queues: dict[Hashable, StackQueue] = {}
         self._deadlines: list[tuple[int, RequestId]] = []
 
     @property
     def waiting_requests(self) -> int:
         """Requests that have rows which were not launched."""
-        return self._queued.total()
+        return len(self._backlog)
 
     def arrive(self, request: QueuedRequest, now_ns: int) -> list[Decision]:
         """Admit or reject a request, and launch what need not wait."""
         decisions = self._expire(now_ns)
         if error := self._refuse(request):
             decisions.append(Reject(request.request_id, error))
-        elif request.deadline_ns is not None and request.deadline_ns <= now_ns:
-            decisions.append(Expire(request.request_id))
-        else:
-            self._admit(request, now_ns)
-            # Whether other queues are ready has not changed by this.
-            decisions += self._launch(now_ns, [self._queues[request.stack_key]])
-        return decisions
+            return decisions
+        waiting = self._make_waiting(request, now_ns)
+        if request.deadline_ns is not None:
+            needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
+            if now_ns + needed_ns >= request.deadline_ns:
+                decisions.append(Expire(request.request_id, needed_ns))
+                return decisions
+            self._remember_deadline(request.deadline_ns, request.request_id)
+        self._requests[request.request_id] = waiting
+        self._enqueue(waiting)
+        return decisions + self._choose(now_ns)
 
     def cancel(self, request_id: RequestId, now_ns: int) -> list[Decision]:
         """End a request, if it has not ended; rows in flight run on and are not delivered."""
@@ -89,24 +114,24 @@ class Scheduler:
 
         Other launches in flight on the lane still have to be finished or retired.
         """
-        self._in_flight[launch_id].is_retired = True
+        self._in_flight[launch_id].lane.is_retired = True
         decisions = self._settle(launch_id, now_ns, failed=True)
         self._live_profiles = {lane.profile.index for lane in self.lanes if not lane.is_retired}
         return decisions + self._reroute() + self.tick(now_ns)
 
     def tick(self, now_ns: int) -> list[Decision]:
         """Expire and launch what is due."""
-        return self._expire(now_ns) + self._launch(now_ns, self._queues.values())
+        return self._expire(now_ns) + self._choose(now_ns)
 
     def drain(self, now_ns: int) -> list[Decision]:
         """Reject every request from now on; those that wait are launched without delay."""
-        self._draining = True
+        self._backlog.draining = self._backlog.lanes_changed = True
         return self.tick(now_ns)
 
     def abandon(self) -> list[Decision]:
         """Reject every request that has rows waiting: the time to drain is over."""
         decisions: list[Decision] = []
-        for waiting in self._waiting():
+        for waiting in list(self._backlog):
             self._end(waiting)
             error = Draining("the server stopped before the request could run; try another replica")
             decisions.append(Reject(waiting.request.request_id, error))
@@ -114,55 +139,63 @@ class Scheduler:
 
     def next_wakeup_ns(self) -> int | None:
         """Tell when `tick` has something to do if nothing else happens before; None for never."""
-        due = [
-            at
-            for queue in self._queues.values()
-            for lane in self.lanes
-            if (at := batching.hold_until_ns(lane, queue)) is not None
-        ]
-        while self._deadlines and not self._is_queued(self._deadlines[0][1]):
+        if not self._backlog:
+            return None
+        while self._deadlines and self._deadlines[0][1] not in self._backlog.arrivals:
             heapq.heappop(self._deadlines)
+        due = self._policy.wakeup_ns
         if self._deadlines:
-            due.append(self._deadlines[0][0])
-        return min(due, default=None)
+            at_ns = self._deadlines[0][0]
+            due = at_ns if due is None else min(due, at_ns)
+        return due
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself; for tests and simulations."""
-        queued = list(self._waiting())
-        assert self._queued == Counter(self._owners(waiting) for waiting in queued)
+        queued = list(self._backlog)
+        assert self._backlog.by_owners == Counter(self._owners(waiting) for waiting in queued)
         assert len({waiting.sequence for waiting in queued}) == len(queued)
+        assert [w.sequence for w in queued] == sorted(w.sequence for w in queued)
         assert len(self._deadlines) <= 2 * len(self._requests) + MIN_STALE_DEADLINES
         assert all(w.request.request_id in self._requests for w in queued)
-        assert all(self._queues.values()), "an empty queue is kept"
+        assert sum(len(queue.entries) for queue in self._backlog.queues.values()) == len(queued)
+        for queue in self._backlog.queues.values():
+            assert queue.entries, "an empty queue is kept"
+            assert queue.rows == sum(waiting.rows_left for waiting in queue.entries)
+            assert queue.rows == sum(queue.rows_by_bits.values())
+            apart = [waiting for entries in queue.by_owners.values() for waiting in entries]
+            assert sorted(map(id, apart)) == sorted(map(id, queue.entries))
+            assert all(queue.by_owners.values()), "an empty list is kept"
         for waiting in self._requests.values():
             assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
             assert 0 <= waiting.next_row <= waiting.request.route.rows
         for lane in self.lanes:
             assert len(lane.in_flight) <= lane.depth
             for launch, _ in lane.in_flight:
-                assert self._in_flight[launch.launch_id] is lane
+                assert self._in_flight[launch.launch_id].lane is lane
                 assert launch.rows == sum(part.rows for part in launch.slices)
                 assert launch.rows <= launch.padded_rows
                 limits = lane.profile.rows
                 assert limits.min <= launch.padded_rows <= limits.max
 
     def _refuse(self, request: QueuedRequest) -> ServingError | None:
-        if self._draining:
+        if self._backlog.draining:
             return Draining("the server is draining and takes no new requests; try another replica")
-        if not self._live_profiles.intersection(request.route.fits):
-            return self._lost(request)
         fits = self._live(request.route.fits)
+        if not fits:
+            return self._lost(request)
         owners = self.router.eligibility(fits, request.route.rows).owners
-        if self._queued[owners] >= self._max_queue_requests:
+        if self._backlog.by_owners[owners] >= self._max_queue_requests:
             names = " or ".join(f"'{self._spec.profiles[i].name}'" for i in owners)
             return QueueFull(
-                f"model '{self._spec.name}': {self._queued[owners]} requests wait for {names}, "
+                f"model '{self._spec.name}': {self._backlog.by_owners[owners]} requests wait for {names}, "
                 "which is the limit; send again later or elsewhere, or raise "
                 "--max-queue-requests"
             )
         return None
 
     def _live(self, fits: tuple[int, ...]) -> tuple[int, ...]:
+        if len(self._live_profiles) == len(self._spec.profiles):
+            return fits
         return tuple(index for index in fits if index in self._live_profiles)
 
     def _owners(self, waiting: Waiting) -> tuple[int, ...]:
@@ -175,12 +208,14 @@ class Scheduler:
             "of service; try another replica"
         )
 
-    def _admit(self, request: QueuedRequest, now_ns: int) -> None:
-        waiting = Waiting(request, self._next_sequence(), now_ns, self._live(request.route.fits))
-        self._requests[request.request_id] = waiting
-        if request.deadline_ns is not None:
-            self._remember_deadline(request.deadline_ns, request.request_id)
-        self._enqueue(waiting)
+    def _make_waiting(self, request: QueuedRequest, now_ns: int) -> Waiting:
+        due_ns = request.deadline_ns
+        if due_ns is None:
+            due_ns = now_ns + request.target_ns
+        due_ns += (request.priority - 1) * PRIORITY_STEP_NS
+        fits = self._live(request.route.fits)
+        bucket = request.route.bucket
+        return Waiting(request, self._next_sequence(), now_ns, due_ns, fits, bucket)
 
     def _next_sequence(self) -> int:
         self._sequence += 1
@@ -194,112 +229,101 @@ class Scheduler:
         heapq.heappush(self._deadlines, (deadline_ns, request_id))
 
     def _enqueue(self, waiting: Waiting) -> None:
-        queue = self._queues.setdefault(waiting.request.stack_key, StackQueue())
-        eligibility = self.router.eligibility(waiting.fits, waiting.rows_left)
-        queue.add(waiting, eligibility)
-        self._queued[eligibility.owners] += 1
+        waiting.owners = self._owners(waiting)
+        self._backlog.add(waiting)
 
     def _dequeue(self, waiting: Waiting) -> None:
-        key = waiting.request.stack_key
-        queue = self._queues[key]
-        eligibility = self.router.eligibility(waiting.fits, waiting.rows_left)
-        queue.remove(waiting, eligibility)
-        self._queued[eligibility.owners] -= 1
-        if not self._queued[eligibility.owners]:
-            del self._queued[eligibility.owners]
-
-    def _drop_if_empty(self, key: Hashable) -> None:
-        if not self._queues[key]:
-            del self._queues[key]
+        self._backlog.remove(waiting)
 
     def _end(self, waiting: Waiting) -> None:
         if waiting.rows_left:
             self._dequeue(waiting)
-            self._drop_if_empty(waiting.request.stack_key)
         del self._requests[waiting.request.request_id]
-
-    def _waiting(self) -> list[Waiting]:
-        every = (waiting for queue in self._queues.values() for waiting in queue)
-        return sorted(every, key=lambda waiting: waiting.sequence)
-
-    def _is_queued(self, request_id: RequestId) -> bool:
-        waiting = self._requests.get(request_id)
-        return waiting is not None and waiting.rows_left > 0
 
     def _expire(self, now_ns: int) -> list[Decision]:
         decisions: list[Decision] = []
         while self._deadlines and self._deadlines[0][0] <= now_ns:
             _, request_id = heapq.heappop(self._deadlines)
-            if self._is_queued(request_id):
-                self._end(self._requests[request_id])
+            if waiting := self._backlog.arrivals.get(request_id):
+                self._end(waiting)
                 decisions.append(Expire(request_id))
         return decisions
 
-    def _launch(self, now_ns: int, queues: Collection[StackQueue]) -> list[Decision]:
-        launches: list[Decision] = []
-        if not queues:
-            return launches
-        while best := min(
-            self._proposals(now_ns, queues), key=batching.Proposal.rank, default=None
-        ):
-            launches.append(self._start(best, now_ns))
-        return launches
+    def _choose(self, now_ns: int) -> list[Decision]:
+        decisions: list[Decision] = []
+        while self._backlog:
+            choice = self._policy.choose(self._backlog, now_ns)
+            match choice:
+                case None:
+                    break
+                case GiveUp(waiting, needed_ns):
+                    self._end(waiting)
+                    decisions.append(Expire(waiting.request.request_id, needed_ns))
+                case Choice():
+                    decisions.append(self._start(choice, now_ns))
+        self._backlog.changed.clear()
+        self._backlog.lanes_changed = False
+        return decisions
 
-    def _proposals(self, now_ns: int, queues: Iterable[StackQueue]) -> Iterator[batching.Proposal]:
-        lanes = [lane for lane in self.lanes if lane.has_room]
-        if not lanes:
-            return
-        for queue in queues:
-            if not queue:
-                continue
-            for lane in lanes:
-                proposal = batching.propose(
-                    lane,
-                    queue,
-                    now_ns,
-                    device_idle=not self._in_flight,
-                    draining=self._draining,
-                )
-                if proposal is not None:
-                    yield proposal
-
-    def _start(self, proposal: batching.Proposal, now_ns: int) -> Launch:
-        lane = proposal.lane
-        chosen = list(batching.fill(lane.profile, proposal.queue))
-        for waiting, part in chosen:
+    def _start(self, choice: Choice, now_ns: int) -> Launch:
+        lane = choice.lane
+        bucket = choice.parts[0][0].bucket
+        slices = []
+        for waiting, rows in choice.parts:
             self._dequeue(waiting)
-            waiting.next_row += part.rows
+            slices.append(Slice(waiting.request.request_id, waiting.next_row, rows))
+            waiting.next_row += rows
             waiting.launches += 1
             if waiting.rows_left:
                 # Behind what waits already: a large request takes turns with the others.
                 waiting.sequence = self._next_sequence()
                 self._enqueue(waiting)
             lane.counters.queue_ns += now_ns - waiting.arrived_ns
-        self._drop_if_empty(proposal.oldest.request.stack_key)
-        rows = sum(part.rows for _, part in chosen)
+        rows = sum(part.rows for part in slices)
         self._last_launch += 1
         launch = Launch(
             launch_id=LaunchId(self._last_launch),
             lane_id=lane.lane_id,
-            slices=tuple(part for _, part in chosen),
+            slices=tuple(slices),
             rows=rows,
             padded_rows=lane.padded(rows),
-            reason=proposal.reason,
+            reason=choice.reason,
+            predicted_ns=choice.predicted_ns,
         )
+        self._expect(lane, choice.predicted_ns, now_ns)
         lane.in_flight.append((launch, now_ns))
-        self._in_flight[launch.launch_id] = lane
+        self._in_flight[launch.launch_id] = _InFlight(lane, bucket, choice.slowdown)
         lane.counters.launches += 1
-        lane.counters.requests += len(chosen)
+        lane.counters.requests += len(slices)
         lane.counters.rows += rows
         lane.counters.padded_rows += launch.padded_rows
         return launch
 
+    def _expect(self, lane: Lane, predicted_ns: int, now_ns: int) -> None:
+        """Foresee when a new launch will be over, and how much it delays those beside it."""
+        for other in self.lanes:
+            if other.in_flight and other is not lane:
+                slowdown = self._costs.beside(other.profile.index, lane.profile.index)
+                left_ns = max(0, other.expected_end_ns - now_ns) * slowdown
+                other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
+        lane.expected_end_ns = now_ns + predicted_ns
+        self._backlog.lanes_changed = True
+
     def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of."""
-        lane = self._in_flight.pop(launch_id)
+        known = self._in_flight.pop(launch_id)
+        lane = known.lane
         index = next(i for i, (one, _) in enumerate(lane.in_flight) if one.launch_id == launch_id)
         launch, launched_ns = lane.in_flight.pop(index)
         lane.counters.execution_ns += now_ns - launched_ns
+        if not failed:
+            # One that was given to a busy lane began when the one before it was over.
+            alone_ns = (now_ns - max(launched_ns, lane.last_end_ns)) / known.slowdown
+            self._costs.record(
+                lane.profile.index, launch.padded_rows, known.bucket, round(alone_ns)
+            )
+        lane.last_end_ns = now_ns
+        self._backlog.lanes_changed = True
         lane.counters.failed_launches += failed
         decisions: list[Decision] = []
         for part in launch.slices:
@@ -319,13 +343,12 @@ class Scheduler:
     def _reroute(self) -> list[Decision]:
         """Queue every waiting request again, without the profiles that have lost their lanes."""
         decisions: list[Decision] = []
-        for waiting in self._waiting():
+        for waiting in list(self._backlog):
             self._dequeue(waiting)
             waiting.fits = self._live(waiting.fits)
             if waiting.fits:
                 self._enqueue(waiting)
             else:
-                self._drop_if_empty(waiting.request.stack_key)
                 del self._requests[waiting.request.request_id]
                 decisions.append(Reject(waiting.request.request_id, self._lost(waiting.request)))
         return decisions

@@ -17,10 +17,9 @@ class LaunchReason(enum.Enum):
     """Why a launch did not wait any longer for more rows."""
 
     IDLE = "idle"  # nothing else was running
-    PREFERRED = "preferred"  # as many rows as the profile is tuned for
+    FULL = "full"  # more rows would not make it cheaper by the row
     DELAY = "delay"  # the oldest request had waited the profile's queue delay
-    DEADLINE = "deadline"  # a request's deadline would have passed before that
-    FULL = "full"  # requests of smaller lanes fill this one without padding
+    DEADLINE = "deadline"  # the most urgent request would have become late
     DRAIN = "drain"  # nothing more will come
 
 
@@ -40,6 +39,7 @@ class Launch:
     Attributes:
         rows: the sum over the slices.
         padded_rows: rows to execute, >= rows.
+        predicted_ns: from now until its outputs can be read; 0 if unknown.
     """
 
     launch_id: LaunchId
@@ -48,6 +48,7 @@ class Launch:
     rows: int
     padded_rows: int
     reason: LaunchReason
+    predicted_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,15 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """The request's deadline passed while rows of it waited; they will not be run."""
+    """Rows of the request that wait will not be run.
+
+    Attributes:
+        needed_ns: what it would have taken to run them, if that is more than the time left;
+            0 if the deadline has passed.
+    """
 
     request_id: RequestId
+    needed_ns: int = 0
 
 
 Decision = Launch | Complete | Fail | Reject | Expire

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
+from lanewise.engine.polling import OVERTIME_NS, POLL_NS, Poller
 from lanewise.engine.runner import Batch, LoadedModel
 from lanewise.engine.self_check import require_agreement
 from lanewise.engine.strings import decode_strings
@@ -23,8 +24,11 @@ from lanewise.errors import (
     RunnerLost,
     ServingError,
 )
+from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
+from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
     Complete,
     Decision,
@@ -37,9 +41,12 @@ from lanewise.scheduler.decisions import (
 )
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 from lanewise.scheduler.parts import Outputs, Part, join, own_error
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
+from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
 from lanewise.tensors import Array, Shape
 
@@ -65,7 +72,16 @@ class Dispatcher:
 
     Used on one event loop. `warm_up` first, then `submit` as often as wanted, at the end
     `drain` and `close`. Owns the runners of `loaded` and closes them. Each runner is
-    called from threads of its own, so that a blocking call holds up nothing else.
+    called from threads of its own, so that a blocking call holds up nothing else; but short
+    launches are started and polled on the event loop, by runners that can.
+
+    Args:
+        costs: what launches cost, if that is known from before; None to have `warm_up`
+            measure it.
+
+    Attributes:
+        when_arrived: called on the event loop for every request that some profile admits,
+            before anything is decided about it; None for nobody. May be set at any time.
     """
 
     def __init__(
@@ -74,26 +90,40 @@ class Dispatcher:
         clock: Clock,
         *,
         max_queue_requests: int,
+        scheduling: SchedulingSettings | None = None,
+        policy: str = DEFAULT_POLICY,
+        costs: CostTable | None = None,
         when_lane_lost: Callable[[RunnerLost], None] = lambda _: None,
     ) -> None:
         self.spec: ModelSpec = loaded.spec
+        self.costs = CostTable() if costs is None else costs
+        self._is_measured = costs is not None
+        self._policy = policy
+        self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
         self._when_lane_lost = when_lane_lost
+        self.when_arrived: Callable[[ArrivedRequest], None] | None = None
         self._runners = loaded.runners
         self._is_compiled = loaded.is_compiled
         self._threads = tuple(
             RunnerThreads(runner.depth, f"{loaded.spec.name}-{runner.profile.name}")
             for runner in loaded.runners
         )
+        self._poller = Poller(clock)
         self._scheduler = Scheduler(
             loaded.spec,
             (
                 Lane(LaneId(i), runner.profile, runner.depth, runner.row_counts)
                 for i, runner in enumerate(loaded.runners)
             ),
+            POLICIES[policy](self.costs),
+            self.costs,
             max_queue_requests=max_queue_requests,
         )
+        target_ms = self._scheduling.latency_target_ms
+        self._target_ns = DEFAULT_TARGET_NS if target_ms is None else int(target_ms * NS_PER_MS)
         self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
+        self._cold_shapes = ColdShapes(loaded.spec, loaded.runners, clock, when_lane_lost)
         self._requests: dict[RequestId, _Request] = {}
         self._in_flight = 0
         self._nothing_in_flight = asyncio.Event()
@@ -111,7 +141,7 @@ class Dispatcher:
     @property
     def waiting_requests(self) -> int:
         """Requests that have rows which were not launched."""
-        return self._scheduler.waiting_requests
+        return self._scheduler.waiting_requests + self._cold_shapes.waiting_requests
 
     @property
     def open_requests(self) -> int:
@@ -119,7 +149,7 @@ class Dispatcher:
         return len(self._requests)
 
     async def warm_up(self) -> None:
-        """Warm up every runner, one after the other; return when all can serve.
+        """Warm up every runner, one after the other, and measure what their launches cost.
 
         If it is cancelled it returns at once and warms up no other runner; the one at work
         cannot be interrupted, so `close` would wait for it.
@@ -133,6 +163,10 @@ class Dispatcher:
             await self._threads[0].call(
                 functools.partial(require_agreement, self.spec, self._runners)
             )
+        if not self._is_measured:
+            lanes = [MeasuredLane(*each) for each in zip(self._runners, self._threads, strict=True)]
+            await measure_costs(self.spec, lanes, self.costs, self._clock)
+            self._is_measured = True
 
     async def submit(
         self,
@@ -140,6 +174,7 @@ class Dispatcher:
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
+        priority: int = 0,
     ) -> InferResult:
         """Run one request and get its outputs. Cancelling it frees its place at once.
 
@@ -148,6 +183,8 @@ class Dispatcher:
                 to be changed before the call returns.
             deadline_ns: on the clock's time; the request never starts after it.
             profile: name or index of the only profile allowed; None for any.
+            priority: 1 for the most important; one that the model does not have, such as
+                0, for the model's default.
 
         Raises:
             InvalidRequest, Overloaded, Unavailable, DeadlineExpired, ExecutionFailed: the
@@ -156,6 +193,37 @@ class Dispatcher:
         shapes = {name: array.shape for name, array in inputs.items()}
         route = self._scheduler.router.route(shapes, profile)
         route = admit_values(route, self.spec, inputs)
+        if self.when_arrived is not None:
+            self.when_arrived(self._describe_arrival(shapes, deadline_ns, profile, priority))
+        warm = self._cold_shapes.warm_route(route, shapes)
+        if warm is not None:
+            return await self._run(warm, inputs, deadline_ns, priority)
+        warm = await self._cold_shapes.wait(route, shapes, deadline_ns)
+        return replace(await self._run(warm, inputs, deadline_ns, priority), was_cold=True)
+
+    def _describe_arrival(
+        self,
+        shapes: Mapping[str, Shape],
+        deadline_ns: int | None,
+        profile: str | int | None,
+        priority: int,
+    ) -> ArrivedRequest:
+        return ArrivedRequest(
+            shapes,
+            self._clock.now_ns(),
+            deadline_ns,
+            self._target_ns,
+            self._scheduling.resolve_priority(priority),
+            profile,
+        )
+
+    async def _run(
+        self,
+        route: Route,
+        inputs: Mapping[str, Array],
+        deadline_ns: int | None,
+        priority: int,
+    ) -> InferResult:
         for name in self.spec.text_inputs:
             decode_strings(inputs[name], name)  # here, where it fails this request alone
         now_ns = self._clock.now_ns()
@@ -164,7 +232,14 @@ class Dispatcher:
         request = _Request(inputs, asyncio.get_running_loop().create_future(), now_ns)
         self._requests[request_id] = request
         stack_key = (route.shapes, self._shared_contents(inputs))
-        queued = QueuedRequest(request_id, route, stack_key, deadline_ns)
+        queued = QueuedRequest(
+            request_id,
+            route,
+            stack_key,
+            deadline_ns,
+            self._target_ns,
+            self._scheduling.resolve_priority(priority),
+        )
         self._carry_out(self._scheduler.arrive(queued, now_ns))
         try:
             await request.done
@@ -180,7 +255,15 @@ class Dispatcher:
             InvalidRequest: unknown or missing input, a shape the model contradicts, or an
                 unknown profile. A shape that no profile admits is no error here.
         """
-        return explain(self._scheduler.router, self._scheduler.lanes, shapes, profile)
+        scheduler = self._scheduler
+        return explain(
+            scheduler.router,
+            scheduler.lanes,
+            POLICIES[self._policy](self.costs),
+            self.costs,
+            shapes,
+            profile,
+        )
 
     def status(self) -> tuple[LaneStatus, ...]:
         """Get every lane as it is now. May be called from any thread."""
@@ -205,6 +288,7 @@ class Dispatcher:
         Returns:
             How many requests got no outputs.
         """
+        self._cold_shapes.drain()
         self._carry_out(self._scheduler.drain(self._clock.now_ns()))
         ends = [request.done for request in self._requests.values()]
         if ends:
@@ -228,6 +312,7 @@ class Dispatcher:
         """
         if self._timer is not None:
             self._timer.cancel()
+        self._cold_shapes.close()
         is_free = not self._in_flight
         for runner, threads in zip(self._runners, self._threads, strict=True):
             try:
@@ -257,8 +342,8 @@ class Dispatcher:
                     self._end(request_id)
                 case Reject(request_id, error):
                     self._end(request_id, error)
-                case Expire(request_id):
-                    self._end(request_id, self._describe_expiry(request_id))
+                case Expire(request_id, needed_ns):
+                    self._end(request_id, self._describe_expiry(request_id, needed_ns))
         self._set_timer()
         # Last of all: a runner's thread cannot begin before this one lets go of the
         # interpreter lock.
@@ -283,12 +368,19 @@ class Dispatcher:
         when_done = functools.partial(self._finish, launch, launched_ns)
         self._in_flight += 1
         self._nothing_in_flight.clear()
+        runner, threads = self._runners[launch.lane_id], self._threads[launch.lane_id]
+        is_short = 0 < launch.predicted_ns <= POLL_NS
         try:
             batch = self._build(launch)
-        except Exception as error:  # out of memory: the lane must not stay busy for ever
+            pending = runner.start(batch) if is_short else None
+        except Exception as error:  # such as out of memory: the lane must not stay busy for ever
             asyncio.get_running_loop().call_soon(when_done, None, error)
             return
-        self._threads[launch.lane_id].submit(when_done, self._runners[launch.lane_id].run, batch)
+        if pending is None:
+            threads.submit(when_done, runner.run, batch)
+        else:
+            until_ns = launched_ns + launch.predicted_ns + OVERTIME_NS
+            self._poller.add(pending, until_ns, threads, when_done)
 
     def _build(self, launch: Launch) -> Batch:
         pieces: dict[str, list[Array]] = {}
@@ -326,6 +418,7 @@ class Dispatcher:
                 rows=launch.rows,
                 padded_rows=launch.padded_rows,
                 execution_ms=(now_ns - launched_ns) / NS_PER_MS,
+                predicted_ms=launch.predicted_ns / NS_PER_MS,
             )
         if outputs is not None:
             self._deliver(launch, launched_ns, now_ns, outputs)
@@ -377,12 +470,19 @@ class Dispatcher:
         else:
             request.done.set_result(None)
 
-    def _describe_expiry(self, request_id: RequestId) -> DeadlineExpired:
+    def _describe_expiry(self, request_id: RequestId, needed_ns: int) -> DeadlineExpired:
         request = self._requests.get(request_id)
         waited_ns = 0 if request is None else self._clock.now_ns() - request.arrived_ns
+        title, waited = f"model '{self.spec.name}'", f"{waited_ns / NS_PER_MS:.1f} ms"
+        if needed_ns:
+            return DeadlineExpired(
+                f"{title}: the deadline cannot be met: after {waited} in the queue the request "
+                f"needs {needed_ns / NS_PER_MS:.1f} ms more, and less is left; it was not run. "
+                "Allow more time or send less load"
+            )
         return DeadlineExpired(
-            f"model '{self.spec.name}': the deadline passed after {waited_ns / NS_PER_MS:.1f} ms "
-            "in the queue, before the request could run; allow more time or send less load"
+            f"{title}: the deadline passed after {waited} in the queue, before the request could "
+            "run; allow more time or send less load"
         )
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from lanewise.clock import NS_PER_MS
 from lanewise.errors import NoProfileAdmits
-from lanewise.models import Profile
+from lanewise.scheduler.backlog import Backlog, Waiting
+from lanewise.scheduler.costs import CostTable, bucket_of
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.policy import Choice, Policy
+from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.results import CandidateReport, PlannedLaunch, RouteReport
-from lanewise.scheduler.routing import Eligibility, Route, Router
+from lanewise.scheduler.routing import Route, Router
 from lanewise.tensors import Shape
 
 
-def explain(
+def explain(  # noqa: PLR0913, PLR0917 - a model's scheduler, and what is asked of it
     router: Router,
     lanes: Sequence[Lane],
+    policy: Policy,
+    costs: CostTable,
     shapes: Mapping[str, Shape],
     profile: str | int | None = None,
 ) -> RouteReport:
@@ -24,6 +30,8 @@ def explain(
     Args:
         router: of the model.
         lanes: of the model.
+        policy: decides as it would for a request that has the server to itself.
+        costs: of the model.
         shapes: of every input of the model, by name.
         profile: name or index of the only profile allowed; None for any.
 
@@ -39,13 +47,12 @@ def explain(
     try:
         route = router.route(shapes, profile)
     except NoProfileAdmits as error:
-        own, reason = Eligibility((), ()), error.message
+        reason = error.message
     else:
         fits = tuple(index for index in route.fits if index in live)
-        own, reason = Eligibility((), ()), "every lane that can run the request is out of service"
+        reason = "every lane that can run the request is out of service"
         if fits:
-            own = router.eligibility(fits, rows)
-            launches = _plan(router, route, fits, live)
+            launches = _plan(route, fits, lanes, policy)
     candidates = []
     for candidate in router.spec.profiles:
         if pin is not None and candidate is not pin:
@@ -55,7 +62,7 @@ def explain(
         elif candidate.index not in live:
             admits, why = False, "its lanes are out of service"
         else:
-            admits, why = _weigh_rows(candidate, rows, own)
+            admits, why = True, _price(live[candidate.index], rows, costs, in_order, router)
         candidates.append(CandidateReport(candidate, admits, why))
     if launches:
         admitting = sum(candidate.admits for candidate in candidates)
@@ -64,40 +71,45 @@ def explain(
 
 
 def _plan(
-    router: Router, route: Route, fits: tuple[int, ...], lanes: Mapping[int, Lane]
+    route: Route, fits: tuple[int, ...], lanes: Sequence[Lane], policy: Policy
 ) -> tuple[PlannedLaunch, ...]:
-    """List the launches of a request that has the server to itself.
-
-    `lanes` has one for each profile index in `fits`.
-    """
-    launches: list[PlannedLaunch] = []
-    first_row = 0
-    while first_row < route.rows:
-        left = route.rows - first_row
-        owners = [lanes[index] for index in router.eligibility(fits, left).owners]
-        choices = [(lane, min(left, lane.profile.rows.max)) for lane in owners]
-        lane, rows = min(
-            choices, key=lambda c: route.preference(c[0].profile, c[1], c[0].padded(c[1]))
-        )
+    """List the launches of a request that has the server to itself, one after the other."""
+    request = QueuedRequest(RequestId(0), route, stack_key=())
+    waiting = Waiting(request, 0, 0, request.target_ns, fits, route.bucket)
+    launches = []
+    while waiting.rows_left:
+        backlog = Backlog(_idle(lanes))
+        backlog.draining = True  # nothing else is waited for
+        backlog.add(waiting)
+        choice = policy.choose(backlog, 0)
+        assert isinstance(choice, Choice), "an idle lane that fits is not held back"
+        ((_, rows),) = choice.parts
+        lane = choice.lane
         launches.append(
-            PlannedLaunch(lane.lane_id, lane.profile, first_row, rows, lane.padded(rows))
+            PlannedLaunch(lane.lane_id, lane.profile, waiting.next_row, rows, lane.padded(rows))
         )
-        first_row += rows
+        waiting.next_row += rows
     return tuple(launches)
 
 
-def _weigh_rows(profile: Profile, rows: int, own: Eligibility) -> tuple[bool, str]:
-    limits = profile.rows
-    owns = profile.index in own.owners
-    if rows > limits.max:
-        if owns:
-            return True, f"takes {limits.max} of the {_rows(rows)} at a time"
-        return False, f"{_rows(rows)} are more than its {limits.max}"
-    if rows < limits.min:
-        padding = f"would pad {_rows(rows)} to {limits.min}"
-        why = "no profile runs them unpadded" if owns else "takes them only if others fill it"
-        return True, f"{padding}; {why}"
-    return True, f"runs {_rows(rows)} unpadded; it is tuned for {limits.opt}"
+def _idle(lanes: Iterable[Lane]) -> tuple[Lane, ...]:
+    return tuple(
+        Lane(lane.lane_id, lane.profile, lane.depth, lane.row_counts, is_retired=lane.is_retired)
+        for lane in lanes
+    )
+
+
+def _price(
+    lane: Lane, rows: int, costs: CostTable, shapes: tuple[Shape, ...], router: Router
+) -> str:
+    """Say what one launch of the profile would do for the request, and what it would cost."""
+    profile = lane.profile
+    launched = min(rows, profile.rows.max)
+    padded = lane.padded(launched)
+    cost_ns = costs.typical_ns(profile.index, padded, bucket_of(router.items(shapes)))
+    does = f"runs {_rows(launched)}" if launched == rows else f"takes {launched} of {_rows(rows)}"
+    padding = f" padded to {padded}" if padded > launched else ""
+    return f"{does}{padding} in about {cost_ns / NS_PER_MS:.2f} ms"
 
 
 def _rows(count: int) -> str:
@@ -114,7 +126,7 @@ def _describe_plan(
             f"{f'{count} x ' if count > 1 else ''}{each} at '{name}'"
             for count, each, name in counted
         )
-        return f"{_rows(rows)} are more than one launch takes: split into {parts}"
+        return f"{_rows(rows)} cost least when they are split into {parts}"
     (launch,) = launches
     padded = launch.padded_rows > launch.rows
     them = "it" if rows == 1 else "them"
@@ -123,7 +135,7 @@ def _describe_plan(
     elif admitting == 1:
         why = f"it is the only profile that admits {them}"
     else:
-        why = f"among the {admitting} that admit {them}, it is tuned for the nearest shapes"
+        why = f"among the {admitting} that admit {them}, it costs least"
     return (
         f"profile '{launch.profile.name}' runs {_rows(rows)} "
         f"{f'padded to {launch.padded_rows}' if padded else 'without padding'}: {why}"

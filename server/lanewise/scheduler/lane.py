@@ -20,6 +20,8 @@ class Lane:
         row_counts: ascending; rows are padded up to the next of them. Empty: any number
             within the profile is executed as it is.
         in_flight: launches and when each started, oldest first.
+        expected_end_ns: when the last launch in flight should be over.
+        last_end_ns: when a launch was last over.
     """
 
     lane_id: LaneId
@@ -28,6 +30,8 @@ class Lane:
     row_counts: tuple[int, ...] = ()
     in_flight: list[tuple[Launch, int]] = field(default_factory=list)
     is_retired: bool = False
+    expected_end_ns: int = 0
+    last_end_ns: int = 0
     counters: LaneCounters = field(default_factory=LaneCounters)
 
     @property

@@ -31,6 +31,7 @@ class Lanes(Protocol):
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
+        priority: int = 0,
     ) -> InferResult: ...
 
     def status(self) -> tuple[LaneStatus, ...]: ...

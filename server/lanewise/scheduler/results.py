@@ -34,11 +34,15 @@ class LaunchReport:
 class InferResult:
     """Every output of the model for one request, and the launches that made them, in row order.
 
-    The arrays are the caller's; they may be views of a larger batch.
+    Attributes:
+        outputs: by name. The arrays are the caller's; they may be views of a larger batch.
+        launches: one or more.
+        was_cold: whether the request had to wait for its shapes to be compiled for.
     """
 
     outputs: dict[str, Array]
     launches: tuple[LaunchReport, ...]
+    was_cold: bool = False
 
 
 class LaneState(enum.Enum):

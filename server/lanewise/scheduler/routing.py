@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
 from lanewise.models import ModelSpec, Profile
+from lanewise.scheduler.costs import Bucket, bucket_of
 from lanewise.tensors import DYNAMIC, Shape, TensorSpec, format_shape
 
 MAX_LAUNCHES = 1000
@@ -42,23 +43,13 @@ class Route:
         shapes: what must be equal for requests to be stacked: per input in the model's
             order its shape, without dimension 0 if that counts rows.
         fits: indexes of the profiles that admit every dimension but rows, ascending.
-        distances: for each of `fits`, how far the dimensions other than rows are from the
-            profile's opt: the sum of |log2(size / opt)|.
+        bucket: of the shapes, for their costs.
     """
 
     rows: int
     shapes: tuple[Shape, ...]
     fits: tuple[int, ...]
-    distances: tuple[float, ...]
-
-    def preference(self, profile: Profile, rows: int, padded_rows: int) -> tuple[int, float]:
-        """Order among the launches this request could be part of, least first.
-
-        Most rows first; then the profile whose opt is nearest to what is executed, by the
-        sum of |log2(size / opt)| over its dimensions.
-        """
-        item_distance = self.distances[self.fits.index(profile.index)]
-        return -rows, item_distance + abs(math.log2(padded_rows / profile.rows.opt))
+    bucket: Bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +150,13 @@ class Router:
             )
         return next(iter(counted.values()), 1)
 
+    def items(self, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+        """Take the dimensions that count rows off the shapes."""
+        return tuple(
+            shape[self._first_item_dim(tensor.name) :]
+            for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
+        )
+
     def find_problem(self, profile: Profile, shapes: tuple[Shape, ...], rows: int) -> str:
         """Say why `profile` cannot run a request however it is split or padded; "" if it can."""
         if rows == 0:
@@ -182,14 +180,12 @@ class Router:
                 f"model '{self.spec.name}': {rows} rows would be split over more than "
                 f"{MAX_LAUNCHES} launches; send at most {most_rows} rows in a request"
             )
+        items = self.items(shapes)
         return Route(
             rows=rows,
-            shapes=tuple(
-                shape[self._first_item_dim(tensor.name) :]
-                for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
-            ),
+            shapes=items,
             fits=tuple(profile.index for profile in fits),
-            distances=tuple(self._item_distance(profile, shapes) for profile in fits),
+            bucket=bucket_of(items),
         )
 
     def _find_eligibility(self, fits: tuple[int, ...], rows: int) -> Eligibility:
@@ -213,12 +209,6 @@ class Router:
         for tensor, shape in zip(self.spec.inputs, shapes, strict=True):
             for dim in range(self._first_item_dim(tensor.name), len(shape)):
                 yield tensor.name, dim, shape[dim]
-
-    def _item_distance(self, profile: Profile, shapes: tuple[Shape, ...]) -> float:
-        return sum(
-            abs(math.log2(max(1, size) / max(1, profile.ranges[name].opt[dim])))
-            for name, dim, size in self._item_dims(shapes)
-        )
 
     def _shape_mismatch(self, tensor: TensorSpec, shape: Shape) -> ShapeMismatch:
         legend = " (-1 is any size)" if DYNAMIC in tensor.shape else ""

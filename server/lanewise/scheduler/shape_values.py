@@ -31,8 +31,7 @@ def admit_values(route: Route, spec: ModelSpec, inputs: Mapping[str, Array]) -> 
     fits = [i for i in route.fits if not _find_problem(spec.profiles[i], sent)]
     if not fits:
         raise _no_profile_admits(spec, [spec.profiles[i] for i in route.fits], sent)
-    distances = dict(zip(route.fits, route.distances, strict=True))
-    return replace(route, fits=tuple(fits), distances=tuple(distances[i] for i in fits))
+    return replace(route, fits=tuple(fits))
 
 
 def _find_problem(profile: Profile, sent: _Values) -> str:

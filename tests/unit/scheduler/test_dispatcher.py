@@ -22,6 +22,7 @@ from lanewise.errors import (
     RunnerLost,
 )
 from lanewise.models import ShapeRange
+from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.results import LaneState
 from lanewise.tensors import DYNAMIC, DType, TensorSpec
@@ -36,7 +37,9 @@ def rows(*values: float) -> dict[str, np.ndarray]:
 @asynccontextmanager
 async def dispatching(spec, *, max_queue_requests: int = 100):
     loaded, runners = gated_model(spec)
-    dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=max_queue_requests)
+    dispatcher = Dispatcher(
+        loaded, SystemClock(), max_queue_requests=max_queue_requests, costs=CostTable()
+    )
     await dispatcher.warm_up()
     try:
         yield dispatcher, runners
@@ -309,7 +312,7 @@ def test_requests_are_stacked_only_if_the_inputs_they_share_are_equal():
 def test_drain_gives_up_a_launch_that_does_not_return():
     async def scenario():
         loaded, runners = gated_model(model(profile(0, (1, 1, 1))))
-        dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=10)
+        dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=10, costs=CostTable())
         running = asyncio.create_task(dispatcher.submit(rows(1)))
         await started(runners["p0"])
         assert await dispatcher.drain(0) == 1

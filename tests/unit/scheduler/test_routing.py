@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.sim import mission_model, model, profile
+from helpers.sim import mission_costs, mission_model, model, profile
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.policies.cost_aware import CostAwarePolicy
 from lanewise.scheduler.routing import Eligibility, Router
 from lanewise.tensors import DYNAMIC, DType, TensorSpec
 
@@ -19,7 +20,8 @@ from lanewise.tensors import DYNAMIC, DType, TensorSpec
 def explain_of(spec: ModelSpec, shapes, pin=None, *, retired=()):
     """The explanation of a server with one lane a profile, some of which may be retired."""
     lanes = [Lane(LaneId(p.index), p, is_retired=p.index in retired) for p in spec.profiles]
-    return explain(Router(spec), lanes, shapes, pin)
+    costs = mission_costs()
+    return explain(Router(spec), lanes, CostAwarePolicy(costs), costs, shapes, pin)
 
 
 def owners(spec: ModelSpec, rows: int) -> list[str]:
@@ -199,16 +201,16 @@ def test_batching_is_suggested_where_rows_alone_contradict_a_static_model(spec, 
     assert ("`batching = true`" in caught.value.message) == is_hinted
 
 
-def test_an_explanation_says_of_each_profile_why_or_why_not():
-    report = explain_of(mission_model(), {"X": (40,)})
+def test_an_explanation_says_of_each_profile_why_or_why_not_and_what_it_would_cost():
+    report = explain_of(mission_model(), {"X": (100,)})
     assert report.admitted
     assert [(c.profile.name, c.admits, c.reason) for c in report.candidates] == [
-        ("online", False, "40 rows are more than its 1"),
-        ("dynamic", False, "40 rows are more than its 32"),
-        ("offline", True, "would pad 40 rows to 128; no profile runs them unpadded"),
+        ("online", True, "takes 1 of 100 rows in about 0.82 ms"),
+        ("dynamic", True, "takes 32 of 100 rows in about 2.09 ms"),
+        ("offline", True, "runs 100 rows padded to 128 in about 5.42 ms"),
     ]
     (launch,) = report.launches
-    assert (launch.profile.name, launch.rows, launch.padded_rows) == ("offline", 40, 128)
+    assert (launch.profile.name, launch.rows, launch.padded_rows) == ("offline", 100, 128)
 
 
 def test_an_explanation_of_a_split_request_lists_its_launches():
@@ -235,10 +237,9 @@ def test_an_explanation_says_why_the_profile_was_chosen():
     }
     assert reasons == {
         (1, None): "profile 'online' runs 1 row without padding: "
-        "among the 3 that admit it, it is tuned for the nearest shapes",
+        "among the 3 that admit it, it costs least",
         (1, "dynamic"): "profile 'dynamic' runs 1 row without padding: the request is pinned to it",
-        (40, None): "profile 'offline' runs 40 rows padded to 128: "
-        "it is the only profile that admits them",
+        (40, None): "40 rows cost least when they are split into 32 at 'dynamic' + 8 at 'dynamic'",
     }
 
 

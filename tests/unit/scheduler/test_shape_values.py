@@ -14,6 +14,7 @@ from lanewise.clock import NS_PER_S, SystemClock
 from lanewise.engine.runner import LoadedModel
 from lanewise.errors import NoProfileAdmits
 from lanewise.models import ModelSpec, ShapeRange, ShapeValues
+from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.routing import Router
 from lanewise.scheduler.shape_values import admit_values
@@ -77,7 +78,9 @@ def test_a_launch_has_one_set_of_values_and_refused_ones_never_reach_a_runner():
     async def scenario():
         spec = with_sizes(((1, 1), (4, 4)))
         runner = GatedRunner(spec.profiles[0])
-        dispatcher = Dispatcher(LoadedModel(spec, (runner,)), SystemClock(), max_queue_requests=9)
+        dispatcher = Dispatcher(
+            LoadedModel(spec, (runner,)), SystemClock(), max_queue_requests=9, costs=CostTable()
+        )
         await dispatcher.warm_up()
         runner.release(9)
         sizes = [(1, 1), (2, 2), (1, 1), (9, 9)]

@@ -80,7 +80,9 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
     report = report_engine(loaded.header, facts)
     _require_memory(lanes.device_bytes(report), source.file)
     kernels = RuntimeCache(binding, loaded.engine, runtime_cache_file(plan, facts_of_device.title))
-    make_runner = functools.partial(_make_runner, binding, loaded, facts, kernels)
+    make_runner = functools.partial(
+        _make_runner, binding, loaded, facts, kernels, settings.tensorrt.poll
+    )
     arenas = _make_arenas(lanes, report)
     runners: list[TrtRunner] = []
     try:
@@ -142,11 +144,12 @@ def _require_memory(needs: Mapping[str, int], file: Path) -> None:
         )
 
 
-def _make_runner(  # noqa: PLR0917 - the first four are the same for all runners
+def _make_runner(  # noqa: PLR0917 - the first five are the same for all runners
     binding: Binding,
     loaded: LoadedEngine,
     facts: EngineFacts,
     kernels: RuntimeCache,
+    poll: bool,
     spec: ModelSpec,
     profile: Profile,
     arena: Scratch | None,
@@ -167,6 +170,7 @@ def _make_runner(  # noqa: PLR0917 - the first four are the same for all runners
         stream_priority=_priority(spec, profile),
         graph_budget_bytes=GRAPH_BUDGET_BYTES if _can_capture(facts) else 0,
         on_host=facts.host_tensors,
+        poll=poll,
     )
     spare_options = dataclasses.replace(options, stream_priority=0.0, graph_budget_bytes=0, depth=1)
 

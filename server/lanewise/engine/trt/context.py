@@ -60,6 +60,11 @@ class ProfileContext:
         """Bytes of scratch memory; what several contexts share, the first of them counts."""
         return self._device_bytes
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether `turn` may wait for other contexts."""
+        return self._scratch.is_shared
+
     def turn(self) -> AbstractContextManager[None]:
         """Make the context in which to enqueue, or to launch a graph of what was enqueued.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -15,11 +14,12 @@ import structlog
 from lanewise.engine.inputs import blank_batch_at
 from lanewise.engine.runner import Batch, require_rows
 from lanewise.engine.trt.context import ProfileContext
-from lanewise.engine.trt.graphs import GraphCache, GraphMiss
-from lanewise.engine.trt.slots import Slot
+from lanewise.engine.trt.executor import Executor, Work, describe_work, is_known
+from lanewise.engine.trt.graphs import GraphCache
+from lanewise.engine.trt.slots import SMALL_BYTES, FreeSlots, Slot, count_bytes
 from lanewise.engine.trt.warm_shapes import WarmShapes
 from lanewise.errors import ConfigError, DeviceLost, ExecutionFailed, RunnerLost, ShapeMismatch
-from lanewise.memory.device import Capture, CudaError, CudaGraph, Stream, is_device_lost
+from lanewise.memory.device import CudaError, Stream, is_device_lost
 from lanewise.models import ModelSpec, Profile, RowRange
 from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.tensors import Array, Shape
@@ -27,9 +27,6 @@ from lanewise.tensors import Array, Shape
 _log = structlog.get_logger(__name__)
 
 GRAPH_BUDGET_BYTES = 256 << 20
-
-MOST_SHAPES = 4096
-"""Combinations of input shapes remembered as having run; more than live traffic has."""
 
 DEPTH = 2
 """While one batch is executed the next is copied to the device; a third would gain nothing."""
@@ -44,12 +41,14 @@ class RunnerOptions:
         graph_budget_bytes: device memory for CUDA graphs; 0 for none.
         on_host: inputs and outputs that TensorRT keeps in host memory: shape tensors.
         depth: batches that may be in flight, each in buffers of its own.
+        poll: whether `start` begins batches, for somebody to poll.
     """
 
     stream_priority: float = 0.0
     graph_budget_bytes: int = GRAPH_BUDGET_BYTES
     on_host: frozenset[str] = frozenset()
     depth: int = DEPTH
+    poll: bool = True
 
 
 def warm_row_counts(rows: RowRange) -> tuple[int, ...]:
@@ -100,16 +99,15 @@ class TrtRunner:
                 for i in range(options.depth)
             ]
             self._graphs = made.enter_context(closing(GraphCache(options.graph_budget_bytes)))
+            self._executor = Executor(spec, self._context, self._stream, self._graphs)
             self._ends = self._allocate_ahead()
             self._resources = made.pop_all()
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        # A turn on shared scratch memory may have to be waited for.
+        self._can_start = options.poll and not self._context.is_shared
+        self._free = FreeSlots(self._slots)
         self._turn = threading.Lock()  # for the context and the graphs
-        self._ran: dict[Hashable, dict[str, Shape]] = {}  # output shapes by input shapes
-        self._never_captured: dict[Hashable, GraphMiss] = {}
         self._is_closed = False
         self._is_lost = False
-        for slot in self._slots:
-            self._free.put(slot)
 
     @property
     def profile(self) -> Profile:
@@ -122,6 +120,11 @@ class TrtRunner:
     @property
     def row_counts(self) -> tuple[int, ...]:
         return self._row_counts
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
 
     @property
     def graphs(self) -> GraphCache:
@@ -160,17 +163,42 @@ class TrtRunner:
 
     def run(self, batch: Batch) -> dict[str, Array]:
         self._require_service()
-        slot = self._free.get()
+        slot = self._free.take()
         try:
-            return self._run_in(slot, batch)
-        except CudaError as error:
-            raise self._describe(error) from error
-        except ExecutionFailed as error:
-            if is_device_lost():  # which TensorRT tells like any other failure
-                raise self._lose(error.message) from error
-            raise
+            with self._describing_errors():
+                return self._collect(slot, self._give(slot, batch), batch.padded_rows)
         finally:
-            self._free.put(slot)
+            self._free.give_back(slot)
+
+    def start(self, batch: Batch) -> StartedBatch | None:
+        if self._is_closed or self._is_lost or not self._can_start:
+            return None
+        work = describe_work(self._spec, self._profile, batch)
+        outputs = self._executor.known_outputs(work)
+        if outputs is None or not work.is_small:
+            return None
+        if count_bytes(self._spec.outputs, outputs) > SMALL_BYTES:
+            return None
+        slot = self._free.take_now()
+        if slot is None:
+            return None
+        is_started = False
+        try:
+            with self._describing_errors():
+                is_started = self._launch_at_once(slot, batch, work)
+        finally:
+            if not is_started:  # `run` is next, and captures what this slot lacks
+                self._free.give_back(slot, next_again=True)
+        return StartedBatch(self, slot, outputs, batch.padded_rows) if is_started else None
+
+    def finish(self, slot: Slot, outputs: Mapping[str, Shape], rows: int) -> dict[str, Array]:
+        """End what `start` began: wait for it, get its outputs, free its slot."""
+        try:
+            self._require_service()
+            with self._describing_errors():
+                return self._collect(slot, outputs, rows)
+        finally:
+            self._free.give_back(slot)
 
     def memory(self) -> RunnerMemory:
         return RunnerMemory(
@@ -201,130 +229,63 @@ class TrtRunner:
             state = "closed" if self._is_closed else "lost"
             raise RunnerLost(f"the runner of profile '{self._profile.name}' is {state}")
 
-    def _run_in(self, slot: Slot, batch: Batch) -> dict[str, Array]:
-        shapes = self._input_shapes(batch)
-        if slot.reserve(shapes):
-            with self._turn:
-                self._graphs.drop_slot(slot.index)
-        slot.stage(batch, shapes, self._copy_stream)
+    def _give(self, slot: Slot, batch: Batch) -> dict[str, Shape]:
+        """Give a batch to the device; get the shapes of its outputs. `slot.done` is recorded."""
+        work = describe_work(self._spec, self._profile, batch)
+        slot.reserve(work.shapes)
+        try:
+            if work.is_small:
+                slot.pack(batch, work.shapes)
+            else:
+                slot.stage(batch, work.shapes, self._copy_stream)
+            return self._enter(slot, work)
+        except Exception:
+            self._finish_copies()
+            raise
+
+    def _enter(self, slot: Slot, work: Work) -> dict[str, Shape]:
         with self._turn:
-            self._stream.wait_for(slot.staged)
+            if not work.is_small:
+                self._stream.wait_for(slot.staged)
             with self._context.turn():
-                outputs = self._execute(slot, shapes, self._read_values(batch))
-            slot.fetch(outputs, self._stream)
+                outputs = self._executor.execute(slot, work)
+            if not work.is_small:
+                slot.copy_out(outputs, self._stream)
+            self._stream.record(slot.done)
+        return outputs
+
+    def _finish_copies(self) -> None:
+        """Wait for copies that a failed batch may have left: its slot is used again after this.
+
+        Those for the next batch may be given to the other stream, and come first.
+        """
+        with self._turn, contextlib.suppress(CudaError):
+            self._copy_stream.synchronize()
+            self._stream.synchronize()
+
+    def _launch_at_once(self, slot: Slot, batch: Batch, work: Work) -> bool:
+        """Launch the graph of a small batch; False if there is none, or the turn is another's."""
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            graph = self._executor.find_graph(slot, work)
+            if graph is None:
+                return False
+            slot.pack(batch, work.shapes)
+            self._executor.launch(graph)
+            self._stream.record(slot.done)
+            return True
+        finally:
+            self._turn.release()
+
+    def _collect(
+        self, slot: Slot, outputs: Mapping[str, Shape], padded_rows: int
+    ) -> dict[str, Array]:
+        """Wait for the outputs and take them out of the slot."""
         slot.done.synchronize()
         arrays = slot.collect(outputs)
-        require_rows(self._spec, arrays, batch.padded_rows)
+        require_rows(self._spec, arrays, padded_rows)
         return arrays
-
-    def _execute(
-        self, slot: Slot, shapes: dict[str, Shape], values: dict[str, bytes]
-    ) -> dict[str, Shape]:
-        """Give the execution to the stream, as a graph if there is one; get the output shapes."""
-        key = (*shapes.values(), *values.values())
-        graph = self._graphs.get((slot.index, key))
-        if graph is not None:
-            self._graphs.hits += 1
-            graph.launch(self._stream)
-            return self._ran[key]
-        outputs = self._prepare(slot, shapes, values)
-        if not all(map(_is_known, outputs.values())):
-            self._graphs.misses[GraphMiss.DATA_DEPENDENT] += 1
-            return self._execute_growing(slot, outputs)
-        self._graphs.misses[self._execute_without_graph(slot, key)] += 1
-        if len(self._ran) >= MOST_SHAPES:  # start afresh; what is in use is captured again
-            self._graphs.close()
-            self._ran.clear()
-            self._never_captured.clear()
-        self._ran[key] = outputs
-        return outputs
-
-    def _prepare(
-        self, slot: Slot, shapes: dict[str, Shape], values: dict[str, bytes]
-    ) -> dict[str, Shape]:
-        """Set all but the addresses that follow from the data; get the output shapes reported."""
-        outputs = self._infer(slot, shapes, values)
-        known = {name: shape for name, shape in outputs.items() if _is_known(shape)}
-        if slot.reserve(known):
-            self._graphs.drop_slot(slot.index)
-        for name in (*shapes, *known):
-            self._context.set_address(name, slot.address(name))
-        for name in outputs.keys() - known.keys():
-            self._context.allocate_when_executed(name)
-        return outputs
-
-    def _infer(
-        self, slot: Slot, shapes: Mapping[str, Shape], values: Mapping[str, bytes]
-    ) -> dict[str, Shape]:
-        """Get the output shapes for inputs of `shapes` and for `values`, which `slot` holds."""
-        self._context.set_shapes({n: shape for n, shape in shapes.items() if n not in values})
-        self._context.set_values({name: slot.address(name) for name in values}, values)
-        return {t.name: self._context.output_shape(t) for t in self._spec.outputs}
-
-    def _execute_growing(self, slot: Slot, outputs: dict[str, Shape]) -> dict[str, Shape]:
-        """Execute where TensorRT asks for the memory of some outputs, which no graph can."""
-        growing = self._context.growing
-        growing.begin(slot.reserve_output)
-        try:
-            self._context.enqueue()
-        finally:  # why TensorRT refused it, or what it did not notice
-            growing.raise_failure()
-        told = {n: s if _is_known(s) else growing.shape(n) for n, s in outputs.items()}
-        slot.reserve(told)
-        return told
-
-    def _execute_without_graph(self, slot: Slot, key: Hashable) -> GraphMiss:
-        if not self._graphs.budget_bytes:
-            self._context.enqueue()
-            return GraphMiss.DISABLED
-        if key not in self._ran:  # kernels may have to be compiled, which cannot be captured
-            self._context.enqueue()
-            return GraphMiss.FIRST_RUN
-        if why_not := self._never_captured.get(key):
-            self._context.enqueue()
-            return why_not
-        graph = self._capture()
-        if graph is None:
-            self._never_captured[key] = GraphMiss.NOT_CAPTURABLE
-            self._context.enqueue()
-            return GraphMiss.NOT_CAPTURABLE
-        graph.launch(self._stream)
-        if self._graphs.put((slot.index, key), graph):
-            return GraphMiss.CAPTURED
-        self._never_captured[key] = GraphMiss.OVER_BUDGET
-        return GraphMiss.OVER_BUDGET
-
-    def _capture(self) -> CudaGraph | None:
-        """Capture one execution; None if TensorRT or CUDA cannot."""
-        if not self._context.is_capturable():
-            return None
-        try:
-            with Capture(self._stream) as capture:
-                self._context.enqueue()
-        except ExecutionFailed:
-            return None
-        except CudaError as error:
-            if error.is_sticky:
-                raise
-            return None
-        return capture.graph
-
-    def _input_shapes(self, batch: Batch) -> dict[str, Shape]:
-        shapes = {}
-        for tensor in self._spec.inputs:
-            shape = batch.pieces[tensor.name][0].shape
-            if tensor.name in self._spec.rowwise:
-                shape = (batch.padded_rows, *shape[1:])
-            shapes[tensor.name] = shape
-        return shapes
-
-    def _read_values(self, batch: Batch) -> dict[str, bytes]:
-        """Get what shape tensors hold: output shapes and graphs depend on it."""
-        return {
-            tensor.name: batch.pieces[tensor.name][0].tobytes()
-            for tensor in self._spec.inputs
-            if tensor.name in self._profile.values
-        }
 
     def _allocate_ahead(self) -> tuple[Literal["opt", "max"], ...]:
         """Make room for the profile's maximum, so that no request has to wait for it.
@@ -339,13 +300,24 @@ class TrtRunner:
         first = self._slots[0]
         values = first.hold({name: limits.max for name, limits in self._profile.values.items()})
         try:
-            outputs = self._infer(first, largest, values)
+            outputs = self._executor.infer(first, largest, values)
         except ShapeMismatch:
             return ("opt",)
-        known = {name: shape for name, shape in outputs.items() if _is_known(shape)}
+        known = {name: shape for name, shape in outputs.items() if is_known(shape)}
         for slot in self._slots:
             slot.reserve(known)
         return "opt", "max"
+
+    @contextlib.contextmanager
+    def _describing_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except CudaError as error:
+            raise self._describe(error) from error
+        except ExecutionFailed as error:
+            if is_device_lost():  # which TensorRT tells like any other failure
+                raise self._lose(error.message) from error
+            raise
 
     def _describe(self, error: CudaError) -> ExecutionFailed | RunnerLost:
         where = f"profile '{self._profile.name}': {error}"
@@ -356,6 +328,23 @@ class TrtRunner:
         return DeviceLost(f"{why}; the device is lost to this process, restart it")
 
 
-def _is_known(shape: Shape) -> bool:
-    """Whether no dimension depends on the data."""
-    return all(size >= 0 for size in shape)
+class StartedBatch:
+    """A batch that `TrtRunner.start` began. See `PendingBatch`."""
+
+    def __init__(
+        self, runner: TrtRunner, slot: Slot, outputs: Mapping[str, Shape], padded_rows: int
+    ) -> None:
+        self._runner = runner
+        self._slot: Slot | None = slot
+        self._done = slot.done
+        self._outputs = outputs
+        self._padded_rows = padded_rows
+
+    def is_done(self) -> bool:
+        return self._runner.is_closed or self._done.is_done()
+
+    def result(self) -> dict[str, Array]:
+        slot, self._slot = self._slot, None
+        if slot is None:
+            raise RuntimeError("the result of a batch can be had once")
+        return self._runner.finish(slot, self._outputs, self._padded_rows)

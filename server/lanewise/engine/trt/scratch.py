@@ -39,6 +39,11 @@ class Scratch:
         self._last_use: CudaEvent | None = None
 
     @property
+    def is_shared(self) -> bool:
+        """Whether `turn` may wait for other users."""
+        return self._is_shared
+
+    @property
     def address(self) -> int:
         """Where it lies, as long as anybody has joined."""
         return self._buffer.address

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
@@ -18,23 +20,33 @@ PARALLEL_COPY_BYTES = 4 << 20
 so that 128 images would take as long to stage as to infer."""
 COPY_THREADS = 4
 
+SMALL_BYTES = 1 << 20
+"""Inputs up to this size are copied to the device by the graph that executes them, which saves
+calls. Larger ones overlap with the batch before: at the 50 GB/s of PCIe 5, this one takes 21 us."""
+
 _copiers = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
 
 
 class Slot:
     """Buffers for one batch on its way through the device. Used by one thread at a time.
 
+    A batch whose inputs are small is packed with `pack`, then copied in the runner's stream with
+    `copy_in`; any other is staged with `stage`, which overlaps the two in a stream for copies.
+
     Attributes:
+        has_moved: whether a buffer lies elsewhere since this was last set to False: graphs
+            that use it are stale.
         staged: marks, on the copy stream, that the inputs are on the device.
         done: marks, on the runner's stream, that the outputs are in pinned memory.
     """
 
     def __init__(self, index: int, spec: ModelSpec, on_host: frozenset[str]) -> None:
         self.index = index
+        self.has_moved = False
         self.staged = CudaEvent()
         self.done = CudaEvent()
         self._spec = spec
-        self._on_host = on_host
+        self._stacked = spec.rowwise - on_host
         self._pinned = {tensor.name: PinnedBuffer() for tensor in (*spec.inputs, *spec.outputs)}
         self._device = {
             tensor.name: DeviceBuffer()
@@ -52,20 +64,18 @@ class Slot:
         """Bytes of device memory."""
         return sum(buffer.nbytes for buffer in self._device.values())
 
-    def reserve(self, shapes: Mapping[str, Shape]) -> bool:
-        """Make room for tensors of these shapes; return whether a device address has changed.
+    def reserve(self, shapes: Mapping[str, Shape]) -> None:
+        """Make room for tensors of these shapes.
 
         Raises:
-            CudaError: there is too little memory.
+            CudaError: there is too little memory; some buffers may have moved.
         """
-        moved = False
         for tensor in (*self._spec.inputs, *self._spec.outputs):
             if tensor.name in shapes:
-                nbytes = max(1, element_count(shapes[tensor.name]) * tensor.dtype.numpy.itemsize)
-                self._pinned[tensor.name].reserve(nbytes)
+                nbytes = max(1, _nbytes(tensor, shapes))
+                self.has_moved |= self._pinned[tensor.name].reserve(nbytes)
                 if tensor.name in self._device:
-                    moved |= self._device[tensor.name].reserve(nbytes)
-        return moved
+                    self.has_moved |= self._device[tensor.name].reserve(nbytes)
 
     def hold(self, values: Mapping[str, tuple[int, ...]]) -> dict[str, bytes]:
         """Write the values of shape tensors where TensorRT reads them; return them as bytes.
@@ -86,7 +96,7 @@ class Slot:
         Raises:
             CudaError: there is too little memory.
         """
-        self._device[name].reserve(nbytes)
+        self.has_moved |= self._device[name].reserve(nbytes)
         return self._device[name].address
 
     def address(self, name: str) -> int:
@@ -94,26 +104,41 @@ class Slot:
         found = self._device.get(name)
         return self._pinned[name].address if found is None else found.address
 
+    def pack(self, batch: Batch, shapes: Mapping[str, Shape]) -> None:
+        """Copy the rows of `batch` into pinned memory, once, and clear the padding.
+
+        Args:
+            batch: its pieces are only read.
+            shapes: of every input, with the padded number of rows. Room for them has been made.
+        """
+        for tensor in self._spec.inputs:
+            pinned = self._pinned[tensor.name].view(tensor.dtype.numpy, shapes[tensor.name])
+            self._pack_tensor(tensor, batch.pieces[tensor.name], pinned)
+
+    def copy_in(self, shapes: Mapping[str, Shape], stream: Stream) -> None:
+        """Start the way of packed inputs to the device; those in host memory stay there."""
+        for tensor in self._spec.inputs:
+            self._copy_in(tensor, _nbytes(tensor, shapes), stream)
+
     def stage(self, batch: Batch, shapes: Mapping[str, Shape], stream: Stream) -> None:
         """Copy the rows of `batch` into pinned memory, once, and start their way to the device.
 
         Args:
             batch: its pieces are only read.
-            shapes: of every input, with the padded number of rows.
+            shapes: of every input, with the padded number of rows. Room for them has been made.
             stream: does the copies to the device; `staged` is recorded in it.
         """
         for tensor in self._spec.inputs:
             self._stage_tensor(tensor, batch.pieces[tensor.name], shapes[tensor.name], stream)
         stream.record(self.staged)
 
-    def fetch(self, shapes: Mapping[str, Shape], stream: Stream) -> None:
-        """Start the way of the outputs to pinned memory; `done` is recorded in `stream`."""
+    def copy_out(self, shapes: Mapping[str, Shape], stream: Stream) -> None:
+        """Start the way of the outputs to pinned memory."""
         for tensor in self._spec.outputs:
-            nbytes = element_count(shapes[tensor.name]) * tensor.dtype.numpy.itemsize
+            nbytes = _nbytes(tensor, shapes)
             if nbytes and tensor.name in self._device:
                 target = self._pinned[tensor.name].address
                 stream.copy_out(target, self._device[tensor.name].address, nbytes)
-        stream.record(self.done)
 
     def collect(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
         """Copy the outputs out of pinned memory; `done` must have been waited for."""
@@ -133,23 +158,29 @@ class Slot:
         self.staged.close()
         self.done.close()
 
+    def _pack_tensor(self, tensor: TensorSpec, pieces: Sequence[Array], pinned: Array) -> None:
+        if tensor.name in self._stacked:
+            pad_rows(pinned, pack_rows(pieces, pinned))
+        else:
+            np.copyto(pinned, pieces[0])
+
+    def _copy_in(self, tensor: TensorSpec, nbytes: int, stream: Stream) -> None:
+        if nbytes and tensor.name in self._device:
+            source = self._pinned[tensor.name].address
+            stream.copy_in(self._device[tensor.name].address, source, nbytes)
+
     def _stage_tensor(
         self, tensor: TensorSpec, pieces: Sequence[Array], shape: Shape, stream: Stream
     ) -> None:
         pinned = self._pinned[tensor.name].view(tensor.dtype.numpy, shape)
-        if tensor.name in self._on_host:
-            np.copyto(pinned, pieces[0])
-            return
-        target = self._device[tensor.name].address
-        if tensor.name not in self._spec.rowwise:
-            np.copyto(pinned, pieces[0])
-            if pinned.nbytes:
-                stream.copy_in(target, self._pinned[tensor.name].address, pinned.nbytes)
+        if pinned.nbytes < PARALLEL_COPY_BYTES or tensor.name not in self._stacked:
+            self._pack_tensor(tensor, pieces, pinned)
+            self._copy_in(tensor, pinned.nbytes, stream)
             return
         rows = sum(piece.shape[0] for piece in pieces)
         pad_rows(pinned, rows)
         row_bytes = pinned.nbytes // shape[0]
-        source = self._pinned[tensor.name].address
+        source, target = self._pinned[tensor.name].address, self._device[tensor.name].address
 
         def copy(first: int, piece: Array) -> None:
             last = first + piece.shape[0]
@@ -157,15 +188,47 @@ class Slot:
             offset = first * row_bytes
             stream.copy_in(target + offset, source + offset, piece.shape[0] * row_bytes)
 
-        if pinned.nbytes < PARALLEL_COPY_BYTES:
-            pack_rows(pieces, pinned)
-            if pinned.nbytes:
-                stream.copy_in(target, source, pinned.nbytes)
-            return
         _copy_in_parallel(copy, pieces, COPY_THREADS)
         if rows < shape[0]:
             offset = rows * row_bytes
             stream.copy_in(target + offset, source + offset, pinned.nbytes - offset)
+
+
+class FreeSlots:
+    """The slots that nobody uses, handed out in turns so that graphs get captured in all.
+
+    Thread-safe.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = deque(slots)
+        self._count = threading.Semaphore(len(slots))
+
+    def take(self) -> Slot:
+        """Get a slot, waiting for one if all are in use."""
+        self._count.acquire()
+        return self._slots.popleft()
+
+    def take_now(self) -> Slot | None:
+        """Get a slot; None if all are in use."""
+        return self._slots.popleft() if self._count.acquire(blocking=False) else None
+
+    def give_back(self, slot: Slot, *, next_again: bool = False) -> None:
+        """Let others use `slot`; the next of them, if `next_again`."""
+        if next_again:
+            self._slots.appendleft(slot)
+        else:
+            self._slots.append(slot)
+        self._count.release()
+
+
+def count_bytes(tensors: Iterable[TensorSpec], shapes: Mapping[str, Shape]) -> int:
+    """Count the bytes of tensors of these shapes."""
+    return sum(_nbytes(tensor, shapes) for tensor in tensors)
+
+
+def _nbytes(tensor: TensorSpec, shapes: Mapping[str, Shape]) -> int:
+    return element_count(shapes[tensor.name]) * tensor.dtype.numpy.itemsize
 
 
 def _copy_in_parallel(

@@ -1,0 +1,179 @@
+"""Shapes that a lane would have to compile for first: prepared in the background, not in the lane."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+
+from lanewise.clock import NS_PER_MS, NS_PER_S, Clock
+from lanewise.engine.runner import Runner
+from lanewise.engine.threads import RunnerThreads
+from lanewise.errors import DeadlineExpired, DeviceLost, Draining, QueueFull, RunnerLost
+from lanewise.models import ModelSpec
+from lanewise.scheduler.routing import Route
+from lanewise.tensors import Shape
+
+_log = structlog.get_logger(__name__)
+
+MOST_PENDING = 64
+"""Shapes that may wait to be prepared. Each takes seconds: whoever sends more new ones than this is
+told so at once."""
+
+_Key = tuple[int, tuple[Shape, ...]]
+
+
+class ColdShapes:
+    """Keeps requests away from lanes that are cold for their shapes. Used on one event loop.
+
+    While a lane that is warm for a request's shapes is there, it alone serves them, and the
+    others are prepared. If there is none, the request waits for the first that is.
+
+    Args:
+        spec: of the model.
+        runners: of the model; prepared one at a time, on a thread of their own.
+        clock: the time of deadlines.
+        when_lost: called when the device turns out to be lost.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        runners: Sequence[Runner],
+        clock: Clock,
+        when_lost: Callable[[RunnerLost], None],
+    ) -> None:
+        self._spec = spec
+        self._clock = clock
+        self._when_lost = when_lost
+        self._runners: dict[int, list[Runner]] = {}
+        for runner in runners:
+            self._runners.setdefault(runner.profile.index, []).append(runner)
+        self._pending: dict[_Key, asyncio.Task[None]] = {}
+        self._threads: RunnerThreads | None = None
+        self._draining = asyncio.Event()
+        self.waiting_requests = 0
+
+    def warm_route(self, route: Route, shapes: Mapping[str, Shape]) -> Route | None:
+        """Leave the profiles out of `route` that are cold for `shapes`, and have them prepared.
+
+        Returns:
+            None if that leaves nothing: see `wait`.
+
+        Raises:
+            QueueFull: too many shapes wait to be prepared.
+        """
+        cold = [index for index in route.fits if not self._is_warm(index, shapes)]
+        if not cold:
+            return route
+        for index in cold:
+            self._prepare(index, route, shapes)
+        warm = tuple(index for index in route.fits if index not in cold)
+        return replace(route, fits=warm) if warm else None
+
+    async def wait(
+        self, route: Route, shapes: Mapping[str, Shape], deadline_ns: int | None
+    ) -> Route:
+        """Wait until a profile of `route`, all of which are cold, has been prepared.
+
+        Raises:
+            DeadlineExpired: the time was not enough.
+            Draining: the server stops.
+            ExecutionFailed, RunnerLost: none can be prepared.
+        """
+        tasks = [self._pending[index, route.shapes] for index in route.fits]
+        draining = asyncio.ensure_future(self._draining.wait())
+        self.waiting_requests += 1
+        try:
+            await self._wait_for_one(tasks, draining, deadline_ns)
+        finally:
+            self.waiting_requests -= 1
+            draining.cancel()
+        # A runner forgets the shapes it was asked for longest ago, so this one may be cold again.
+        return self.warm_route(route, shapes) or await self.wait(route, shapes, deadline_ns)
+
+    def drain(self) -> None:
+        """End the requests that wait; what is being prepared cannot be interrupted."""
+        self._draining.set()
+
+    def close(self) -> None:
+        """Prepare nothing more. The runners are to be closed next, which ends the one at work."""
+        if self._threads is not None:
+            self._threads.stop()
+        for task in self._pending.values():
+            task.cancel()
+
+    async def _wait_for_one(
+        self,
+        tasks: Sequence[asyncio.Task[None]],
+        draining: asyncio.Future[bool],
+        deadline_ns: int | None,
+    ) -> None:
+        """Return when one of `tasks` has succeeded; raise what the last one did if none has."""
+        began_ns = self._clock.now_ns()
+        unfinished = set(tasks)
+        while unfinished:
+            left_s = None
+            if deadline_ns is not None:
+                left_s = max(0, deadline_ns - self._clock.now_ns()) / NS_PER_S
+            done, _ = await asyncio.wait(
+                {*unfinished, draining}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            title = f"model '{self._spec.name}'"
+            if draining in done:
+                raise Draining(f"{title}: the server stopped before it had compiled for the shape")
+            if not done:
+                waited_ms = (self._clock.now_ns() - began_ns) / NS_PER_MS
+                raise DeadlineExpired(
+                    f"{title}: the deadline passed after {waited_ms:.0f} ms in which the server "
+                    "compiled for a shape it had not met before; send it again, or make it the "
+                    "opt or max of a profile, so that it is compiled before the server is ready"
+                )
+            if any(task.exception() is None for task in done):
+                return
+            unfinished -= done
+            if not unfinished:
+                done.pop().result()
+
+    def _is_warm(self, index: int, shapes: Mapping[str, Shape]) -> bool:
+        return all(runner.is_warm(shapes) for runner in self._runners[index])
+
+    def _prepare(self, index: int, route: Route, shapes: Mapping[str, Shape]) -> None:
+        key = (index, route.shapes)
+        pending = self._pending.get(key)
+        if pending is not None:
+            return
+        if len(self._pending) >= MOST_PENDING:
+            raise QueueFull(
+                f"model '{self._spec.name}': {MOST_PENDING} shapes it has not met before wait "
+                "to be compiled for, which is the limit; send fewer different shapes, or again later"
+            )
+        task = asyncio.ensure_future(self._prepare_profile(index, dict(shapes)))
+        self._pending[key] = task
+        task.add_done_callback(functools.partial(self._forget, key))
+
+    def _forget(self, key: _Key, task: asyncio.Task[None]) -> None:
+        del self._pending[key]
+        if not task.cancelled() and (error := task.exception()):
+            _log.warning("shape cannot be prepared", model=self._spec.name, reason=str(error))
+
+    async def _prepare_profile(self, index: int, shapes: dict[str, Shape]) -> None:
+        if self._threads is None:
+            self._threads = RunnerThreads(1, f"{self._spec.name}-prepare")
+        for runner in self._runners[index]:
+            began_ns = self._clock.now_ns()
+            try:
+                await self._threads.call(functools.partial(runner.prepare, shapes))
+            except DeviceLost as error:
+                self._when_lost(error)
+                raise
+            _log.info(
+                "shape prepared",
+                model=self._spec.name,
+                profile=runner.profile.name,
+                shapes=shapes,
+                seconds=round((self._clock.now_ns() - began_ns) / NS_PER_S, 2),
+            )

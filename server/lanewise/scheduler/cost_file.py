@@ -1,0 +1,201 @@
+"""Cost files: what the launches of a model cost, and on which lanes, to be simulated later."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lanewise.errors import ConfigError
+from lanewise.model_settings import describe_problems, settings_error
+from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.scheduler.cost_format import (
+    CostFileTable,
+    CostsTable,
+    HostTable,
+    InputTable,
+    KindTable,
+    LaneTable,
+    ModelTable,
+    PairTable,
+    ProfileTable,
+    RangeTable,
+    RowsTable,
+)
+from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.decisions import LaneId
+from lanewise.scheduler.lane import Lane
+from lanewise.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class HostCosts:
+    """What the thread that decides spends, during which it sees nothing else.
+
+    Attributes:
+        request_ns: to take in one request.
+        launch_ns: to give one launch to its lane.
+    """
+
+    request_ns: int = 0
+    launch_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredModel:
+    """What a cost file holds.
+
+    Attributes:
+        lanes: in the order of their ids; a Scheduler needs lanes of its own, see `new_lanes`.
+        source: where the figures come from, for people.
+    """
+
+    spec: ModelSpec
+    lanes: tuple[Lane, ...]
+    costs: CostTable
+    host: HostCosts = HostCosts()
+    source: str = ""
+
+    def new_lanes(self) -> tuple[Lane, ...]:
+        """Make lanes like these on which nothing has run yet."""
+        return tuple(
+            Lane(lane.lane_id, lane.profile, lane.depth, lane.row_counts) for lane in self.lanes
+        )
+
+
+def save_costs(path: Path, model: MeasuredModel) -> None:
+    """Write `model` to the file `path`, over what is there.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = _write(model).model_dump_json(indent=1, exclude_defaults=True)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def load_costs(path: Path) -> MeasuredModel:
+    """Read a cost file.
+
+    Raises:
+        ConfigError: the file cannot be read, is no cost file of this version, or contradicts
+            itself; the message lists every problem found.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        file = CostFileTable.model_validate_json(text)
+    except OSError as error:
+        raise settings_error(path, [f"cannot be read: {error.strerror}"]) from error
+    except ValidationError as error:
+        raise settings_error(path, describe_problems(error, CostFileTable)) from error
+    except ValueError as error:  # neither UTF-8 nor JSON; a ValidationError is one too
+        raise ConfigError(f"{path}: is not valid JSON: {error}") from error
+    if problems := list(file.contradictions()):
+        raise settings_error(path, problems)
+    return _read(file)
+
+
+def _write(model: MeasuredModel) -> CostFileTable:
+    return CostFileTable(
+        format="lanewise-costs",
+        version=1,
+        source=model.source,
+        model=_write_model(model.spec),
+        lanes=tuple(
+            LaneTable(profile=lane.profile.index, depth=lane.depth, row_counts=lane.row_counts)
+            for lane in model.lanes
+        ),
+        costs=_write_costs(model.costs),
+        host=HostTable(request_ns=model.host.request_ns, launch_ns=model.host.launch_ns),
+    )
+
+
+def _read(file: CostFileTable) -> MeasuredModel:
+    spec = _read_model(file.model)
+    lanes = tuple(
+        Lane(LaneId(i), spec.profiles[lane.profile], lane.depth, lane.row_counts)
+        for i, lane in enumerate(file.lanes)
+    )
+    host = HostCosts(file.host.request_ns, file.host.launch_ns)
+    return MeasuredModel(spec, lanes, _read_costs(file.costs), host, file.source)
+
+
+def _write_model(spec: ModelSpec) -> ModelTable:
+    return ModelTable(
+        name=spec.name,
+        version=spec.version,
+        backend=spec.backend,
+        batching=spec.batching,
+        inputs=tuple(InputTable(name=i.name, dtype=i.dtype, shape=i.shape) for i in spec.inputs),
+        rowwise=tuple(sorted(spec.rowwise)),
+        profiles=tuple(
+            ProfileTable(
+                name=profile.name,
+                ranges={
+                    name: RangeTable(min=r.min, opt=r.opt, max=r.max)
+                    for name, r in profile.ranges.items()
+                },
+                rows=RowsTable(min=profile.rows.min, opt=profile.rows.opt, max=profile.rows.max),
+                max_queue_delay_ns=profile.max_queue_delay_ns,
+            )
+            for profile in spec.profiles
+        ),
+    )
+
+
+def _read_model(model: ModelTable) -> ModelSpec:
+    """Make the spec; without outputs, which cost nothing that is not in the launches' times."""
+    profiles = tuple(
+        Profile(
+            index=i,
+            name=profile.name,
+            ranges={n: ShapeRange(r.min, r.opt, r.max) for n, r in profile.ranges.items()},
+            rows=RowRange(profile.rows.min, profile.rows.opt, profile.rows.max),
+            max_queue_delay_ns=profile.max_queue_delay_ns,
+        )
+        for i, profile in enumerate(model.profiles)
+    )
+    return ModelSpec(
+        name=model.name,
+        version=model.version,
+        backend=model.backend,
+        inputs=tuple(TensorSpec(i.name, i.dtype, i.shape) for i in model.inputs),
+        outputs=(),
+        batching=model.batching,
+        rowwise=frozenset(model.rowwise),
+        profiles=profiles,
+    )
+
+
+def _write_costs(costs: CostTable) -> CostsTable:
+    return CostsTable(
+        launches=tuple(
+            KindTable(
+                profile=kind.profile,
+                rows=kind.rows,
+                bucket=kind.bucket,
+                samples_ns=estimate.samples_ns,
+            )
+            for kind, estimate in costs.kinds()
+        ),
+        beside=tuple(
+            PairTable(profile=profile, other=other, slowdown=slowdown)
+            for (profile, other), slowdown in costs.pairs()
+        ),
+        change_ns=dict(costs.change_ns),
+        switch_ns=costs.switch_ns,
+    )
+
+
+def _read_costs(stored: CostsTable) -> CostTable:
+    costs = CostTable()
+    for kind in stored.launches:
+        for sample_ns in kind.samples_ns:
+            costs.record(kind.profile, kind.rows, kind.bucket, sample_ns)
+    for pair in stored.beside:
+        costs.record_beside(pair.profile, pair.other, pair.slowdown)
+    costs.change_ns = dict(stored.change_ns)
+    costs.switch_ns = stored.switch_ns
+    return costs

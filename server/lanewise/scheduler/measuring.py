@@ -1,0 +1,129 @@
+"""Measures what launches cost before the first request comes, on the runners themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lanewise.clock import NS_PER_S, Clock
+from lanewise.engine.inputs import blank_batch_at
+from lanewise.engine.runner import Batch, Runner
+from lanewise.engine.threads import RunnerThreads
+from lanewise.models import ModelSpec, Profile
+from lanewise.scheduler.costs import Bucket, CostTable, bucket_of
+
+RUNS = 5
+"""Launches of each kind: enough for a median; live traffic corrects it."""
+
+BUDGET_NS = 2 * NS_PER_S
+"""Time for the launches of one model after the first of each kind, so that models of slow launches
+are not kept from serving."""
+
+End = Literal["opt", "max"]
+_ENDS: tuple[End, ...] = ("opt", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLane:
+    """A runner and the threads it is called on."""
+
+    runner: Runner
+    threads: RunnerThreads
+
+    async def run(self, batch: Batch) -> None:
+        """Execute `batch` as a launch would be."""
+        await self.threads.call(functools.partial(self.runner.run, batch))
+
+
+async def measure_costs(
+    spec: ModelSpec, lanes: Sequence[MeasuredLane], costs: CostTable, clock: Clock
+) -> None:
+    """Record what every number of rows costs in every profile, and every two side by side.
+
+    Takes a launch of each kind, and BUDGET_NS for more of them. Pairs of profiles that
+    remain unmeasured are taken not to disturb each other, until live traffic tells.
+
+    Args:
+        lanes: of every runner of the model, warmed up and idle.
+
+    Raises:
+        ExecutionFailed: a runner cannot run its own profile.
+    """
+    end_ns = clock.now_ns() + BUDGET_NS
+    first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
+    for lane in first_of.values():
+        for rows, batch, bucket in _kinds(spec, lane.runner):
+            for run in range(RUNS):
+                if run and clock.now_ns() >= end_ns:
+                    break
+                began_ns = clock.now_ns()
+                await lane.run(batch)
+                took_ns = clock.now_ns() - began_ns
+                costs.record(lane.runner.profile.index, rows, bucket, took_ns)
+    for one, other in itertools.permutations(lanes, 2):
+        if clock.now_ns() >= end_ns:
+            return
+        slowdown = await _measure_pair(spec, one, other, costs, clock)
+        costs.record_beside(one.runner.profile.index, other.runner.profile.index, slowdown)
+
+
+def _kinds(spec: ModelSpec, runner: Runner) -> Iterator[tuple[int, Batch, Bucket]]:
+    """Iterate over the launches of a runner that are worth knowing: rows, batch and bucket."""
+    profile = runner.profile
+    seen = set()
+    for end in _ENDS:
+        bucket = _bucket(spec, profile, end)
+        # Where values decide on shapes, not every end can be executed; the opt can.
+        if bucket not in seen and (end == "opt" or not profile.values):
+            seen.add(bucket)
+            for rows in runner.row_counts or _some_rows(profile):
+                yield rows, blank_batch_at(spec, profile, end, rows), bucket
+
+
+def _some_rows(profile: Profile) -> tuple[int, ...]:
+    """Choose numbers of rows for a lane that may execute any: powers of two, and the ends."""
+    rows = profile.rows
+    powers = {1 << bit for bit in range(rows.max.bit_length()) if rows.min <= 1 << bit}
+    return tuple(sorted(powers | {rows.min, rows.opt, rows.max}))
+
+
+def _bucket(spec: ModelSpec, profile: Profile, end: End) -> Bucket:
+    shapes = {name: getattr(limits, end) for name, limits in profile.ranges.items()}
+    return bucket_of(
+        [shape[1:] if name in spec.rowwise else shape for name, shape in shapes.items()]
+    )
+
+
+async def _measure_pair(
+    spec: ModelSpec, one: MeasuredLane, other: MeasuredLane, costs: CostTable, clock: Clock
+) -> float:
+    """Find how many times longer `one` takes while `other` is kept busy, both at their opt."""
+    rows, batch, bucket = _tuned(spec, one.runner)
+    _, beside, _ = _tuned(spec, other.runner)
+    stop = False
+
+    async def keep_busy() -> None:
+        while not stop:
+            await other.run(beside)
+
+    busy = asyncio.ensure_future(keep_busy())
+    taken_ns = []
+    try:
+        for _ in range(RUNS):
+            began_ns = clock.now_ns()
+            await one.run(batch)
+            taken_ns.append(clock.now_ns() - began_ns)
+    finally:
+        stop = True
+        await busy
+    return sorted(taken_ns)[RUNS // 2] / costs.typical_ns(one.runner.profile.index, rows, bucket)
+
+
+def _tuned(spec: ModelSpec, runner: Runner) -> tuple[int, Batch, Bucket]:
+    profile = runner.profile
+    rows = profile.rows.opt
+    return rows, blank_batch_at(spec, profile, "opt", rows), _bucket(spec, profile, "opt")

@@ -1,0 +1,113 @@
+"""Costs laid out for planning: what any number of rows costs in a lane, and over all of them."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Sequence
+
+from lanewise.scheduler.costs import Bucket, CostTable
+from lanewise.scheduler.lane import Lane
+
+HORIZON = 2
+"""Plans are made for up to this many times the rows of the largest launch. Of more rows, what is
+beyond is planned as largest launches: their cost by the row is all that counts by then."""
+
+
+class LanePrices:
+    """What launches of 0 to `max_rows` rows cost in one lane, padding included.
+
+    Attributes:
+        typical_ns: by rows, the median.
+        safe_ns: by rows, hardly exceeded.
+        counts: numbers of rows worth launching, ascending: the lane's own, or powers of two.
+        is_padded: by rows, whether more are executed.
+        next_below: by rows, the largest count that is less; 0 if none is.
+    """
+
+    __slots__ = (
+        "counts",
+        "is_padded",
+        "lane",
+        "max_rows",
+        "next_below",
+        "safe_ns",
+        "typical_ns",
+    )
+
+    def __init__(self, lane: Lane, costs: CostTable, bucket: Bucket) -> None:
+        profile = lane.profile
+        self.lane = lane
+        self.max_rows = profile.rows.max
+        self.counts = lane.row_counts or _powers(profile.rows.min, profile.rows.max)
+        typical, safe = {}, {}
+        self.typical_ns = [0]
+        self.safe_ns = [0]
+        for rows in range(1, self.max_rows + 1):
+            padded = lane.padded(rows)
+            if padded not in typical:
+                typical[padded] = costs.typical_ns(profile.index, padded, bucket)
+                safe[padded] = costs.safe_ns(profile.index, padded, bucket)
+            self.typical_ns.append(typical[padded])
+            self.safe_ns.append(safe[padded])
+        self.is_padded = [False] * (self.max_rows + 1)
+        self.next_below = [0] * (self.max_rows + 1)
+        for rows in range(1, self.max_rows + 1):
+            at = bisect.bisect_left(self.counts, rows)
+            self.is_padded[rows] = lane.padded(rows) != rows
+            self.next_below[rows] = self.counts[at - 1] if at else 0
+
+
+class Prices:
+    """What serving rows of one kind costs over the lanes that fit.
+
+    Attributes:
+        revision: of the cost table these were made from.
+        made_ns: when they were made.
+        row_ns: of a row in the launch whose rows are the cheapest.
+        lanes: one entry for each lane in service that fits, the narrowest first.
+    """
+
+    def __init__(
+        self, lanes: Sequence[Lane], costs: CostTable, bucket: Bucket, now_ns: int
+    ) -> None:
+        self.revision = costs.revision
+        self.made_ns = now_ns
+        narrowest_first = sorted(lanes, key=lambda lane: lane.profile.rows.max)
+        self.lanes = [LanePrices(lane, costs, bucket) for lane in narrowest_first]
+        # Runners of the same profile cost the same.
+        distinct = {each.lane.profile.index: each for each in self.lanes}.values()
+        self._plan = _plan(distinct)
+        options = [(each.typical_ns[n] / n, n) for each in distinct for n in each.counts]
+        self.row_ns, self._largest = min(options)
+
+    def serial_ns(self, rows: int) -> float:
+        """What it takes at least to run `rows` rows one launch after the other."""
+        plan = self._plan
+        if rows < len(plan):
+            return plan[rows]
+        beyond = -(-(rows - len(plan) + 1) // self._largest) * self._largest
+        return plan[rows - beyond] + beyond * self.row_ns
+
+
+def _plan(lanes: Iterable[LanePrices]) -> list[int]:
+    """Find for 0, 1, 2, ... rows the least total time of launches that run them all.
+
+    The last launch may be padded. Dynamic programming over the rows: the cheapest way for n
+    is some launch of c rows and the cheapest way for n - c.
+    """
+    cheapest: dict[int, int] = {}
+    for each in lanes:
+        for count in each.counts:
+            cost = each.typical_ns[count]
+            cheapest[count] = min(cost, cheapest.get(count, cost))
+    options = sorted(cheapest.items())
+    plan = [0]
+    for rows in range(1, HORIZON * options[-1][0] + 1):
+        plan.append(min(cost + plan[max(0, rows - count)] for count, cost in options))
+    return plan
+
+
+def _powers(least: int, most: int) -> tuple[int, ...]:
+    """Powers of two from `least` to `most`, and both of them."""
+    powers = {1 << bit for bit in range(most.bit_length()) if least <= 1 << bit <= most}
+    return tuple(sorted(powers | {least, most}))

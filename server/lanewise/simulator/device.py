@@ -1,0 +1,211 @@
+"""A device that only takes time: lanes side by side, each slowed down by those beside it."""
+
+from __future__ import annotations
+
+import operator
+import random
+from array import array
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lanewise.scheduler.costs import Bucket, CostTable, Kind
+from lanewise.scheduler.decisions import LaneId, LaunchId
+from lanewise.scheduler.lane import Lane
+
+
+class Work(NamedTuple):
+    """A launch as the device sees it.
+
+    Attributes:
+        rows: executed, padding included.
+        shapes: what must be equal, besides rows, for the launch after it in its execution
+            context to need no change of shape.
+    """
+
+    launch_id: LaunchId
+    lane_id: LaneId
+    profile: int
+    rows: int
+    bucket: Bucket
+    shapes: Hashable
+
+    def executes_like(self, other: Work) -> bool:
+        """Whether the execution context need not be changed between the two."""
+        return (
+            self.profile == other.profile
+            and self.rows == other.rows
+            and self.shapes == other.shapes
+        )
+
+
+class Ended(NamedTuple):
+    """A launch whose outputs can be read."""
+
+    launch_id: LaunchId
+    at_ns: int
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A launch that executes.
+
+    Attributes:
+        left_ns: how long it would still take if it were alone.
+        slowdown: how many times longer than alone it takes at present.
+    """
+
+    work: Work
+    began_ns: int
+    left_ns: float
+    slowdown: float = 1.0
+
+    @property
+    def lasts_ns(self) -> float:
+        """How long it still takes if nothing changes."""
+        return self.left_ns * self.slowdown
+
+
+_lasts_ns = operator.attrgetter("lasts_ns")
+
+
+@dataclass(slots=True, eq=False)
+class _Context:
+    """What executes launches one after the other: a lane's execution context, or the only one.
+
+    Attributes:
+        queue: given to it and not begun.
+        last: what it executed last, or executes.
+    """
+
+    queue: deque[Work] = field(default_factory=deque)
+    running: _Running | None = None
+    last: Work | None = None
+
+
+class Device:
+    """Executes launches in virtual time.
+
+    A launch takes what the cost table says for it alone, and what a change of shapes or
+    profile costs in its context. Beside others it progresses at the speed
+    1 / (1 + sum of (slowdown beside each of them - 1)): slowdowns of single pairs are all
+    that is measured, and their excess is added up.
+
+    Attributes:
+        next_end_ns: when the next launch will be over; None if nothing runs.
+        work_ns: what all launches begun so far take if each is alone.
+        busy: for each lane, when it began to execute something and when that was over, in turn.
+
+    Args:
+        costs: the truth; only read.
+        one_context: all lanes share one execution context, which switches profiles.
+        draw: picks one of the kept samples for every launch; None for the median.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        costs: CostTable,
+        *,
+        one_context: bool = False,
+        draw: random.Random | None = None,
+    ) -> None:
+        self._costs = costs
+        self._draw = draw
+        self._samples = {kind: estimate.samples_ns for kind, estimate in costs.kinds()}
+        profiles = {lane.profile.index for lane in lanes}
+        self._excess = {(a, b): costs.beside(a, b) - 1 for a in profiles for b in profiles}
+        if one_context:
+            self._contexts = [_Context()] * len(lanes)
+        else:
+            self._contexts = [_Context() for _ in lanes]
+        self._running: list[_Running] = []
+        self._now_ns = 0
+        self._next: _Running | None = None
+        self.next_end_ns: int | None = None
+        self.work_ns = 0
+        self.busy = tuple(array("q") for _ in lanes)
+
+    def start(self, work: Work, now_ns: int) -> None:
+        """Give it a launch; it begins when the context is done with those before it.
+
+        The device must have been advanced to `now_ns`.
+        """
+        self._progress(now_ns)
+        context = self._contexts[work.lane_id]
+        if context.running is None:
+            self._begin(context, work)
+            self._plan()
+        else:
+            context.queue.append(work)
+
+    def advance(self, to_ns: int) -> list[Ended]:
+        """Execute until `to_ns`; get what was over by then, in that order."""
+        ended = []
+        while self._next is not None and self.next_end_ns is not None:
+            over, at_ns = self._next, self.next_end_ns
+            if at_ns > to_ns:
+                break
+            self._progress(at_ns)
+            self._end(over)
+            ended.append(Ended(over.work.launch_id, at_ns))
+        self._progress(to_ns)
+        return ended
+
+    def _begin(self, context: _Context, work: Work) -> None:
+        alone_ns = self._alone_ns(work, context.last)
+        self.work_ns += alone_ns
+        new = _Running(work, self._now_ns, alone_ns)
+        for other in self._running:
+            other.slowdown += self._excess[other.work.profile, work.profile]
+            new.slowdown += self._excess[work.profile, other.work.profile]
+        context.running, context.last = new, work
+        self._running.append(new)
+
+    def _end(self, over: _Running) -> None:
+        self._running.remove(over)
+        context = self._contexts[over.work.lane_id]
+        context.running = None
+        self.busy[over.work.lane_id].extend((over.began_ns, self._now_ns))
+        # Added up anew, and not subtracted, so that rounding errors do not pile up.
+        for one in self._running:
+            one.slowdown = 1 + sum(
+                self._excess[one.work.profile, other.work.profile]
+                for other in self._running
+                if other is not one
+            )
+        if context.queue:
+            self._begin(context, context.queue.popleft())
+        self._plan()
+
+    def _progress(self, to_ns: int) -> None:
+        passed_ns = to_ns - self._now_ns
+        assert passed_ns >= 0, "the device's time went backwards"
+        if passed_ns:
+            for one in self._running:
+                one.left_ns -= passed_ns / one.slowdown
+            self._now_ns = to_ns
+
+    def _plan(self) -> None:
+        """Find out which launch ends next, and when."""
+        if not self._running:
+            self._next = self.next_end_ns = None
+            return
+        # Of those that end together, the one that began first.
+        self._next = min(self._running, key=_lasts_ns)
+        self.next_end_ns = self._now_ns + max(0, round(self._next.lasts_ns))
+
+    def _alone_ns(self, work: Work, last: Work | None) -> int:
+        """Tell how long a launch takes alone, after what its context executed last."""
+        kind = Kind(work.profile, work.rows, work.bucket)
+        samples = self._samples.get(kind) if self._draw else None
+        if self._draw and samples:
+            took_ns = self._draw.choice(samples)
+        else:
+            took_ns = self._costs.typical_ns(*kind)
+        if last is None or work.executes_like(last):
+            return took_ns
+        if last.profile != work.profile:
+            return took_ns + self._costs.switch_ns
+        return took_ns + self._costs.change_ns.get(work.profile, 0)

@@ -1,0 +1,232 @@
+"""The scheduler on a virtual clock: the same code as in the server, on a virtual device."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from lanewise.config import DEFAULT_MAX_QUEUE_REQUESTS
+from lanewise.errors import ServingError
+from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.cost_file import MeasuredModel
+from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject
+from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.policy import Policy
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
+from lanewise.scheduler.routing import CACHED_ROUTES, Route
+from lanewise.simulator.device import Device, Ended, Work
+from lanewise.simulator.outcomes import Outcomes
+from lanewise.simulator.traffic import Arrival
+from lanewise.tensors import Shape
+
+MakePolicy = Callable[[CostTable], Policy]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a simulation differs from the plainest one.
+
+    Attributes:
+        max_queue_requests: see `Scheduler`.
+        learned: whether the scheduler begins with the measured costs, or without any.
+        varied: whether launches take one of the kept times, or always the median.
+        seed: of what is drawn.
+        checked: whether the scheduler's invariants are checked at every step; slow.
+    """
+
+    max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
+    learned: bool = True
+    varied: bool = False
+    seed: int = 0
+    checked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a simulation.
+
+    Attributes:
+        began_ns: when the first request arrived.
+        ended_ns: when the last request or launch was over.
+        lanes: with their counters.
+        busy: for each lane, when it began to execute something and when that was over, in turn.
+        steps: how often something happened: the measure of the simulator's own work.
+    """
+
+    began_ns: int
+    ended_ns: int
+    lanes: Sequence[Lane]
+    busy: Sequence[Sequence[int]]
+    outcomes: Outcomes
+    steps: int
+
+
+def simulate(
+    model: MeasuredModel,
+    traffic: Iterable[Arrival],
+    make_policy: MakePolicy,
+    options: Options = Options(),
+) -> Result:
+    """Serve `traffic` to its end and tell what came of it.
+
+    Args:
+        model: only read; what the scheduler learns does not change it.
+        traffic: in order of arrival, with the model's inputs.
+        options: the plainest simulation by default.
+        make_policy: called with the scheduler's own cost table. A policy with an attribute
+            `one_context` that is true runs on one execution context, which switches
+            profiles; others have one for each lane.
+    """
+    return _Simulation(model, make_policy, options).run(traffic)
+
+
+class _Simulation:
+    """One run: a scheduler, a device and the thread that decides, which does one thing at a time.
+
+    What happens while the thread is busy is seen when it is free again, in the order of when
+    it happened. With host costs of 0 it is never busy.
+    """
+
+    def __init__(self, model: MeasuredModel, make_policy: MakePolicy, options: Options) -> None:
+        believed = copy.deepcopy(model.costs) if options.learned else CostTable()
+        policy = make_policy(believed)
+        self._scheduler = Scheduler(
+            model.spec,
+            model.new_lanes(),
+            policy,
+            believed,
+            max_queue_requests=options.max_queue_requests,
+        )
+        self._device = Device(
+            self._scheduler.lanes,
+            model.costs,
+            one_context=getattr(policy, "one_context", False),
+            draw=random.Random(options.seed) if options.varied else None,
+        )
+        self._names = [tensor.name for tensor in model.spec.inputs]
+        self._host = model.host
+        self._checked = options.checked
+        self._outcomes = Outcomes()
+        # The same few shapes come again and again: what follows from them is found once.
+        self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
+        self._bucket_of = functools.lru_cache(CACHED_ROUTES)(bucket_of)
+        self._routes: dict[RequestId, Route] = {}
+        self._ended: deque[Ended] = deque()
+        self._free_ns = 0
+        self._last_id = 0
+
+    def run(self, traffic: Iterable[Arrival]) -> Result:
+        """Serve `traffic` to its end."""
+        arrivals = iter(traffic)
+        arrival = next(arrivals, None)
+        began_ns = arrival.at_ns if arrival else 0
+        self._free_ns = began_ns
+        steps = 0
+        while True:
+            ended_ns = self._ended[0].at_ns if self._ended else self._device.next_end_ns
+            wakeup_ns = self._scheduler.next_wakeup_ns()
+            at_ns = _earliest(arrival.at_ns if arrival else None, ended_ns, wakeup_ns)
+            if at_ns is None:
+                break
+            steps += 1
+            if ended_ns == at_ns:
+                self._finish(ended_ns)
+            elif arrival is not None and arrival.at_ns == at_ns:
+                self._arrive(arrival)
+                arrival = next(arrivals, None)
+            else:
+                self._wake(at_ns)
+            if self._checked:
+                self._scheduler.check_invariants()
+        assert not self._outcomes.open_requests, "requests were forgotten"
+        return Result(
+            began_ns,
+            self._free_ns,
+            self._scheduler.lanes,
+            self._device.busy,
+            self._outcomes,
+            steps,
+        )
+
+    def _be_free(self, at_ns: int, busy_ns: int = 0) -> None:
+        """Go on to when the thread sees what happened at `at_ns`, and is done with `busy_ns`."""
+        self._free_ns = max(self._free_ns, at_ns) + busy_ns
+        self._ended.extend(self._device.advance(self._free_ns))
+
+    def _wake(self, at_ns: int) -> None:
+        self._be_free(at_ns)
+        decisions = self._scheduler.tick(self._free_ns)
+        if not decisions:
+            next_ns = self._scheduler.next_wakeup_ns()
+            # Virtual time would stand still for ever.
+            assert next_ns is None or next_ns > self._free_ns, "the policy is woken for nothing"
+        self._carry_out(decisions)
+
+    def _finish(self, at_ns: int) -> None:
+        self._be_free(at_ns)
+        launch_id, _ = self._ended.popleft()
+        self._carry_out(self._scheduler.finish(launch_id, self._free_ns))
+
+    def _arrive(self, arrival: Arrival) -> None:
+        self._be_free(arrival.at_ns, self._host.request_ns)
+        self._last_id += 1
+        request_id = RequestId(self._last_id)
+        try:
+            route = self._route(arrival.shapes, arrival.pin)
+        except ServingError:  # the trace is of a model with other profiles
+            self._outcomes.arrive(request_id, arrival, 1)
+            self._outcomes.refuse(request_id)
+            return
+        self._outcomes.arrive(request_id, arrival, route.rows)
+        self._routes[request_id] = route
+        timeout_ns = arrival.timeout_ns
+        request = QueuedRequest(
+            request_id,
+            route,
+            route.shapes,
+            None if timeout_ns is None else arrival.at_ns + timeout_ns,
+            DEFAULT_TARGET_NS if arrival.target_ns is None else arrival.target_ns,
+            arrival.priority,
+        )
+        self._carry_out(self._scheduler.arrive(request, self._free_ns), request_id)
+
+    def _find_route(self, shapes: tuple[Shape, ...], pin: str | int | None) -> Route:
+        return self._scheduler.router.route(dict(zip(self._names, shapes, strict=True)), pin)
+
+    def _carry_out(self, decisions: Sequence[Decision], arrived: RequestId | None = None) -> None:
+        for decision in decisions:
+            match decision:
+                case Launch():
+                    self._launch(decision)
+                case Complete(request_id):
+                    self._outcomes.complete(request_id, self._free_ns)
+                    del self._routes[request_id]
+                case Reject(request_id) | Expire(request_id) | Fail(request_id):
+                    del self._routes[request_id]
+                    if request_id == arrived:
+                        self._outcomes.refuse(request_id)
+                    else:
+                        self._outcomes.expire(request_id)
+
+    def _launch(self, launch: Launch) -> None:
+        self._be_free(self._free_ns, self._host.launch_ns)
+        shapes = self._routes[launch.slices[0].request_id].shapes
+        lane = self._scheduler.lanes[launch.lane_id]
+        work = Work(
+            launch.launch_id,
+            launch.lane_id,
+            lane.profile.index,
+            launch.padded_rows,
+            self._bucket_of(shapes),
+            shapes,
+        )
+        self._device.start(work, self._free_ns)
+
+
+def _earliest(*times_ns: int | None) -> int | None:
+    return min((at_ns for at_ns in times_ns if at_ns is not None), default=None)

@@ -1,0 +1,59 @@
+"""A server records what it was asked for, and the simulator can do with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from helpers.serving import DIGITS, address_of, running_app
+from lanewise.clock import NS_PER_S
+from lanewise.errors import ConfigError
+from lanewise.simulator.trace import TraceFile
+from lanewise_client import AsyncClient, InvalidRequest
+
+
+def test_the_server_records_every_request_that_a_profile_admits(tmp_path):
+    async def scenario():
+        async with (
+            running_app(DIGITS, record_traces=tmp_path / "traces") as app,
+            AsyncClient(address_of(app), timeout_s=30) as client,
+        ):
+            for rows in (1, 4, 128):
+                await client.infer("digits", {"X": np.zeros((rows, 3, 28, 28), np.float32)})
+            await client.infer(
+                "digits", {"X": np.zeros((1, 3, 28, 28), np.float32)}, profile="dynamic"
+            )
+            with pytest.raises(InvalidRequest):
+                await client.infer("digits", {"X": np.zeros((1, 3, 29, 28), np.float32)})
+
+    asyncio.run(scenario())
+
+    (file,) = (tmp_path / "traces").iterdir()
+    trace = TraceFile(file)
+    assert (trace.model, trace.inputs) == ("digits", ("X",))
+    arrivals = list(trace)
+    assert [(one.shapes, one.pin) for one in arrivals] == [
+        (((1, 3, 28, 28),), None),
+        (((4, 3, 28, 28),), None),
+        (((128, 3, 28, 28),), None),
+        (((1, 3, 28, 28),), "dynamic"),
+    ]
+    assert arrivals[0].at_ns == 0
+    assert all(29 * NS_PER_S < one.timeout_ns < 31 * NS_PER_S for one in arrivals)
+
+
+def test_a_folder_for_traces_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    async def scenario():
+        async with running_app(DIGITS, record_traces=tmp_path / "file"):
+            pass
+
+    with pytest.raises(ExceptionGroup) as caught:
+        asyncio.run(scenario())
+
+    (error,) = caught.value.exceptions
+    assert isinstance(error, ConfigError)
+    assert f"--record-traces {tmp_path / 'file'}" in str(error)
