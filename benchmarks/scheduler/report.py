@@ -56,7 +56,7 @@ def _sustained(results: Results) -> str:
     return (
         "## Goodput at 99 % attainment\n\nRequests a second that met their deadlines, at the "
         "highest rate at which 99 % of all do.\n\n"
-        + _table(["scenario", "capacity", *names], rows)
+        + as_table(["scenario", "capacity", *names], rows)
         + "\n\nSettings found by search:\n\n"
         + "\n".join(settings)
     )
@@ -75,7 +75,7 @@ def _overload(results: Results) -> str:
         for name, one in scores.items()
     ]
     head = ["scenario", "policy", "peak", f"at {LOADS[-1]:.0%} of capacity", "of peak"]
-    return f"## Overload\n\n{_table(head, rows)}"
+    return f"## Overload\n\n{as_table(head, rows)}"
 
 
 def _by_load(results: Results) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _by_load(results: Results) -> Iterator[str]:
             [name, *(f"{one.goodput:.0f} ({one.attainment:.1%})" for one in each.loads)]
             for name, each in scores.items()
         ]
-        yield f"## {scenario}\n\nGoodput (attainment) by load.\n\n{_table(head, rows)}"
+        yield f"## {scenario}\n\nGoodput (attainment) by load.\n\n{as_table(head, rows)}"
 
 
 def _interference(results: Results) -> str:
@@ -103,7 +103,7 @@ def _interference(results: Results) -> str:
     ]
     head = ["policy", "p99 alone, ms", "beside bulk", "times"]
     head += ["bulk alone, requests/s", "beside interactive", "share"]
-    return f"## Interactive work while bulk work saturates the device\n\n{_table(head, rows)}"
+    return f"## Interactive work while bulk work saturates the device\n\n{as_table(head, rows)}"
 
 
 def _optimum(results: Results) -> str:
@@ -111,7 +111,7 @@ def _optimum(results: Results) -> str:
     return (
         "## Of the best possible schedule\n\nMean share of the requests that the best schedule "
         "completes on time, up to 10 requests on a device that runs one launch at a time.\n\n"
-        + _table(["policy", "share"], rows)
+        + as_table(["policy", "share"], rows)
     )
 
 
@@ -124,9 +124,9 @@ def _core(results: Results) -> str:
 
 def _checks(verdicts: Iterable[Verdict]) -> str:
     rows = [[one.promise, one.measured, "yes" if one.is_met else "**no**"] for one in verdicts]
-    return f"## Promises\n\n{_table(['promise', 'measured', 'kept'], rows)}"
+    return f"## Promises\n\n{as_table(['promise', 'measured', 'kept'], rows)}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

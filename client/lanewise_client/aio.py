@@ -32,6 +32,7 @@ from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub
 from lanewise_client.results import (
     InferResult,
+    ModelCosts,
     ModelLanes,
     ModelMetadata,
     ModelStatus,
@@ -107,10 +108,19 @@ class AsyncClient:
         outputs: Sequence[str] | None = None,
         profile: str | int | None = None,
         request_id: str = "",
+        priority: int = 0,
+        latency_target_s: float | None = None,
         timeout_s: Timeout = CLIENT_TIMEOUT,
     ) -> InferResult:
         """Run `model` on `inputs` and get its outputs. See `Client.infer`."""
-        request = InferRequest(inputs, outputs, profile, request_id)
+        request = InferRequest(
+            inputs,
+            outputs,
+            profile,
+            request_id,
+            priority=priority,
+            latency_target_s=latency_target_s,
+        )
         message = messages.build_infer(model, version, request)
         return messages.parse_infer(
             await self._call(self._inference.ModelInfer, message, timeout_s)
@@ -198,6 +208,13 @@ class AsyncClient:
         """Get the lanes of `model`: profile, state and counters of each."""
         request = lanes_pb2.ListLanesRequest(name=model, version=version)
         return lanes.parse_lanes(await self._call(self._lane_service.ListLanes, request, timeout_s))
+
+    async def costs(
+        self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
+    ) -> ModelCosts:
+        """Get what the launches of `model` cost, as the server has measured."""
+        request = lanes_pb2.ListCostsRequest(name=model, version=version)
+        return lanes.parse_costs(await self._call(self._lane_service.ListCosts, request, timeout_s))
 
     async def explain(
         self,

@@ -20,6 +20,7 @@ from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub
 from lanewise_client.results import (
     InferResult,
+    ModelCosts,
     ModelLanes,
     ModelMetadata,
     ModelStatus,
@@ -92,6 +93,8 @@ class Client:
         outputs: Sequence[str] | None = None,
         profile: str | int | None = None,
         request_id: str = "",
+        priority: int = 0,
+        latency_target_s: float | None = None,
         timeout_s: Timeout = CLIENT_TIMEOUT,
     ) -> InferResult:
         """Run `model` on `inputs` and get its outputs.
@@ -103,14 +106,26 @@ class Client:
             outputs: names of the outputs wanted; None: all.
             profile: name or index of the only profile allowed; None: any.
             request_id: comes back in the result.
+            priority: 1 for the most important; 0, or one the model does not have: the
+                model's default.
+            latency_target_s: seconds the request should take if it has no timeout; it orders
+                the requests that wait, and none is refused for it. None: the model's.
             timeout_s: seconds until the answer must be here; the server drops the request
                 when they have passed. None: wait for ever.
 
         Raises:
             TypeError: an input is no array or of a dtype that cannot be sent.
+            ValueError: a negative priority, or a target that is not positive.
             ServingError: one of its subclasses tells why there are no outputs.
         """
-        request = InferRequest(inputs, outputs, profile, request_id)
+        request = InferRequest(
+            inputs,
+            outputs,
+            profile,
+            request_id,
+            priority=priority,
+            latency_target_s=latency_target_s,
+        )
         message = messages.build_infer(model, version, request)
         return messages.parse_infer(self._call(self._inference.ModelInfer, message, timeout_s))
 
@@ -198,6 +213,13 @@ class Client:
         """Get the lanes of `model`: profile, state and counters of each."""
         request = lanes_pb2.ListLanesRequest(name=model, version=version)
         return lanes.parse_lanes(self._call(self._lane_service.ListLanes, request, timeout_s))
+
+    def costs(
+        self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
+    ) -> ModelCosts:
+        """Get what the launches of `model` cost, as the server has measured."""
+        request = lanes_pb2.ListCostsRequest(name=model, version=version)
+        return lanes.parse_costs(self._call(self._lane_service.ListCosts, request, timeout_s))
 
     def explain(
         self,

@@ -1,4 +1,4 @@
-"""The lanes of a model and the routes of requests: questions to messages, answers to data."""
+"""The lanes of a model, their costs, the routes of requests: questions and answers as data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from lanewise_client.results import (
     LaneGraphs,
     LaneMemory,
     LaneState,
+    LaunchCost,
+    ModelCosts,
     ModelLanes,
+    PairCost,
     PlannedLaunch,
     Profile,
     Route,
@@ -76,6 +79,30 @@ def parse_route(response: lanes_pb2.ExplainRouteResponse) -> Route:
     )
 
 
+def parse_costs(response: lanes_pb2.ListCostsResponse) -> ModelCosts:
+    """Read what the launches of a model cost."""
+    return ModelCosts(
+        name=response.name,
+        version=response.version,
+        launches=tuple(
+            LaunchCost(
+                profile_index=cost.profile_index,
+                profile=cost.profile,
+                rows=cost.rows,
+                bucket=cost.bucket,
+                typical_ns=cost.typical_ns,
+                safe_ns=cost.safe_ns,
+                samples=cost.samples,
+            )
+            for cost in response.launches
+        ),
+        pairs=tuple(
+            PairCost(pair.profile_index, pair.profile, pair.other_index, pair.other, pair.slowdown)
+            for pair in response.pairs
+        ),
+    )
+
+
 def _parse_lane(lane: lanes_pb2.Lane) -> Lane:
     profile, counters = lane.profile, lane.counters
     return Lane(
@@ -102,6 +129,7 @@ def _parse_lane(lane: lanes_pb2.Lane) -> Lane:
             orphaned_rows=counters.orphaned_rows,
             execution_ns=counters.execution_ns,
             queue_ns=counters.queue_ns,
+            predicted_ns=counters.predicted_ns,
         ),
         host_bytes=lane.host_bytes,
         device_bytes=lane.device_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from lanewise_client.codec import Array
 from lanewise_client.errors import REASON, MessageTooLarge, ServingError, from_stream
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.results import InferResult
+
+US_PER_S = 1_000_000
 
 # protobuf serialises no message of 2 GiB or more.
 _MAX_MESSAGE_BYTES = 2**31 - 1
@@ -26,12 +29,21 @@ class InferRequest:
         outputs: names of the outputs wanted; None: all.
         profile: name or index of the only profile allowed; None: any.
         request_id: comes back in the result or the error.
+        priority: 1 for the most important; 0, or one the model does not have: the model's
+            default.
+        latency_target_s: seconds it should take if nothing sets a deadline; None: the
+            model's. It orders the requests that wait; none is refused for it.
+        timeout_s: seconds it may take from its arrival at the server, within the deadline of
+            its stream; None: as long as that lets it.
     """
 
     inputs: Mapping[str, Array]
     outputs: Sequence[str] | None = None
     profile: str | int | None = None
     request_id: str = ""
+    priority: int = 0
+    latency_target_s: float | None = None
+    timeout_s: float | None = None
 
 
 def build_infer(model: str, version: str, request: InferRequest) -> pb.ModelInferRequest:
@@ -39,13 +51,15 @@ def build_infer(model: str, version: str, request: InferRequest) -> pb.ModelInfe
 
     Raises:
         TypeError: an input cannot be sent, see `codec.encode`.
-        ValueError: an empty list of outputs.
+        ValueError: an empty list of outputs, a negative priority, or a latency target that is
+            not positive.
         MessageTooLarge: the inputs are more than one message can carry.
     """
     _require_sendable(request.inputs)
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=request.request_id)
     if request.profile is not None:
         message.parameters["profile"].CopyFrom(_profile_parameter(request.profile))
+    _add_urgency(message, request)
     for name, array in request.inputs.items():
         tensor, raw = codec.encode(name, array)
         message.inputs.append(tensor)
@@ -109,6 +123,25 @@ def _profile_parameter(profile: str | int) -> pb.InferParameter:
     if isinstance(profile, str):
         return pb.InferParameter(string_param=profile)
     return pb.InferParameter(int64_param=profile)
+
+
+def _add_urgency(message: pb.ModelInferRequest, request: InferRequest) -> None:
+    target_s, timeout_s = request.latency_target_s, request.timeout_s
+    if request.priority < 0:
+        raise ValueError(f"priority is {request.priority}, but 1 is the most important")
+    if target_s is not None and not target_s > 0:  # so that NaN is refused, too
+        raise ValueError(f"latency_target_s is {target_s}, but must be a positive number")
+    if request.priority:
+        message.parameters["priority"].uint64_param = request.priority
+    if target_s is not None:
+        message.parameters["latency_target_us"].int64_param = _microseconds(target_s)
+    if timeout_s is not None:
+        message.parameters["timeout"].int64_param = _microseconds(timeout_s)
+
+
+def _microseconds(seconds: float) -> int:
+    """Round up to 1 at least: 0 would stand for none, where no time is left of a budget."""
+    return max(1, math.ceil(seconds * US_PER_S))
 
 
 def _count(told: Mapping[str, pb.InferParameter], key: str) -> int:

@@ -148,7 +148,9 @@ class LaneCounters:
         rows: rows that clients sent; `padded_rows` were executed.
         orphaned_rows: rows whose request was cancelled or expired while they ran.
         queue_ns: summed over requests.
-        execution_ns: summed over launches.
+        execution_ns: summed over launches that are over.
+        predicted_ns: what the same launches were expected to take; 0 from servers that do
+            not tell.
     """
 
     launches: int
@@ -159,6 +161,7 @@ class LaneCounters:
     orphaned_rows: int
     execution_ns: int
     queue_ns: int
+    predicted_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,54 @@ class ModelLanes:
     batching: bool
     lanes: tuple[Lane, ...]
     waiting_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchCost:
+    """The time of launches of one kind that run alone, from launch to readable outputs.
+
+    Attributes:
+        rows: executed, padding included.
+        bucket: log2 of the elements of all inputs without rows, rounded; shapes of one bucket
+            should cost the same.
+        typical_ns: half of the latest took no longer.
+        safe_ns: 95 % of the latest took no longer.
+        samples: how many of the latest are kept.
+    """
+
+    profile_index: int
+    profile: str
+    rows: int
+    bucket: int
+    typical_ns: int
+    safe_ns: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairCost:
+    """How many times longer launches of `profile` take while one of `other` runs, too."""
+
+    profile_index: int
+    profile: str
+    other_index: int
+    other: str
+    slowdown: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCosts:
+    """What the launches of one version of a model cost, as measured.
+
+    Attributes:
+        launches: by profile, then bucket, then rows.
+        pairs: those that were measured; others are taken not to disturb each other.
+    """
+
+    name: str
+    version: str
+    launches: tuple[LaunchCost, ...]
+    pairs: tuple[PairCost, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,11 @@ _LANE_COUNTERS: tuple[tuple[str, str, Callable[[LaneCounters], float]], ...] = (
         "Time from launch until the outputs could be read, summed over launches",
         lambda c: c.execution_ns / NS_PER_S,
     ),
+    (
+        "lanewise_predicted_execution_seconds",
+        "What the same launches were expected to take when they were launched",
+        lambda c: c.predicted_ns / NS_PER_S,
+    ),
 )
 
 _LANE_GAUGES: tuple[tuple[str, str, Callable[[LaneStatus], float]], ...] = (

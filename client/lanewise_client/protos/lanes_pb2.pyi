@@ -49,7 +49,7 @@ class Profile(_message.Message):
     def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., ranges: _Optional[_Iterable[_Union[ShapeRange, _Mapping]]] = ..., max_queue_delay_ms: _Optional[float] = ..., min_rows: _Optional[int] = ..., opt_rows: _Optional[int] = ..., max_rows: _Optional[int] = ...) -> None: ...
 
 class LaneCounters(_message.Message):
-    __slots__ = ("launches", "failed_launches", "requests", "rows", "padded_rows", "orphaned_rows", "execution_ns", "queue_ns")
+    __slots__ = ("launches", "failed_launches", "requests", "rows", "padded_rows", "orphaned_rows", "execution_ns", "queue_ns", "predicted_ns")
     LAUNCHES_FIELD_NUMBER: _ClassVar[int]
     FAILED_LAUNCHES_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class LaneCounters(_message.Message):
     ORPHANED_ROWS_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_NS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_NS_FIELD_NUMBER: _ClassVar[int]
     launches: int
     failed_launches: int
     requests: int
@@ -66,7 +67,8 @@ class LaneCounters(_message.Message):
     orphaned_rows: int
     execution_ns: int
     queue_ns: int
-    def __init__(self, launches: _Optional[int] = ..., failed_launches: _Optional[int] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., padded_rows: _Optional[int] = ..., orphaned_rows: _Optional[int] = ..., execution_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ...) -> None: ...
+    predicted_ns: int
+    def __init__(self, launches: _Optional[int] = ..., failed_launches: _Optional[int] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., padded_rows: _Optional[int] = ..., orphaned_rows: _Optional[int] = ..., execution_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., predicted_ns: _Optional[int] = ...) -> None: ...
 
 class LaneMemory(_message.Message):
     __slots__ = ("pageable_bytes", "pinned_bytes", "tensor_bytes", "scratch_bytes", "graph_bytes")
@@ -202,3 +204,55 @@ class ExplainRouteResponse(_message.Message):
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     launches: _containers.RepeatedCompositeFieldContainer[PlannedLaunch]
     def __init__(self, admitted: bool = ..., reason: _Optional[str] = ..., rows: _Optional[int] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., launches: _Optional[_Iterable[_Union[PlannedLaunch, _Mapping]]] = ...) -> None: ...
+
+class ListCostsRequest(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class LaunchCost(_message.Message):
+    __slots__ = ("profile_index", "profile", "rows", "bucket", "typical_ns", "safe_ns", "samples")
+    PROFILE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    TYPICAL_NS_FIELD_NUMBER: _ClassVar[int]
+    SAFE_NS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    profile_index: int
+    profile: str
+    rows: int
+    bucket: int
+    typical_ns: int
+    safe_ns: int
+    samples: int
+    def __init__(self, profile_index: _Optional[int] = ..., profile: _Optional[str] = ..., rows: _Optional[int] = ..., bucket: _Optional[int] = ..., typical_ns: _Optional[int] = ..., safe_ns: _Optional[int] = ..., samples: _Optional[int] = ...) -> None: ...
+
+class PairCost(_message.Message):
+    __slots__ = ("profile_index", "profile", "other_index", "other", "slowdown")
+    PROFILE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_INDEX_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
+    profile_index: int
+    profile: str
+    other_index: int
+    other: str
+    slowdown: float
+    def __init__(self, profile_index: _Optional[int] = ..., profile: _Optional[str] = ..., other_index: _Optional[int] = ..., other: _Optional[str] = ..., slowdown: _Optional[float] = ...) -> None: ...
+
+class ListCostsResponse(_message.Message):
+    __slots__ = ("name", "version", "launches", "pairs")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LAUNCHES_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    launches: _containers.RepeatedCompositeFieldContainer[LaunchCost]
+    pairs: _containers.RepeatedCompositeFieldContainer[PairCost]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., launches: _Optional[_Iterable[_Union[LaunchCost, _Mapping]]] = ..., pairs: _Optional[_Iterable[_Union[PairCost, _Mapping]]] = ...) -> None: ...

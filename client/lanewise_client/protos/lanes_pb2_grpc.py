@@ -44,6 +44,11 @@ class LaneServiceStub(object):
                 request_serializer=lanewise__client_dot_protos_dot_lanes__pb2.ExplainRouteRequest.SerializeToString,
                 response_deserializer=lanewise__client_dot_protos_dot_lanes__pb2.ExplainRouteResponse.FromString,
                 _registered_method=True)
+        self.ListCosts = channel.unary_unary(
+                '/lanewise.v1.LaneService/ListCosts',
+                request_serializer=lanewise__client_dot_protos_dot_lanes__pb2.ListCostsRequest.SerializeToString,
+                response_deserializer=lanewise__client_dot_protos_dot_lanes__pb2.ListCostsResponse.FromString,
+                _registered_method=True)
 
 
 class LaneServiceServicer(object):
@@ -63,6 +68,14 @@ class LaneServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCosts(self, request, context):
+        """What the launches of one version of a model cost, as measured: what decides which lane runs
+        what, and when.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LaneServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +88,11 @@ def add_LaneServiceServicer_to_server(servicer, server):
                     servicer.ExplainRoute,
                     request_deserializer=lanewise__client_dot_protos_dot_lanes__pb2.ExplainRouteRequest.FromString,
                     response_serializer=lanewise__client_dot_protos_dot_lanes__pb2.ExplainRouteResponse.SerializeToString,
+            ),
+            'ListCosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCosts,
+                    request_deserializer=lanewise__client_dot_protos_dot_lanes__pb2.ListCostsRequest.FromString,
+                    response_serializer=lanewise__client_dot_protos_dot_lanes__pb2.ListCostsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +149,33 @@ class LaneService(object):
             '/lanewise.v1.LaneService/ExplainRoute',
             lanewise__client_dot_protos_dot_lanes__pb2.ExplainRouteRequest.SerializeToString,
             lanewise__client_dot_protos_dot_lanes__pb2.ExplainRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lanewise.v1.LaneService/ListCosts',
+            lanewise__client_dot_protos_dot_lanes__pb2.ListCostsRequest.SerializeToString,
+            lanewise__client_dot_protos_dot_lanes__pb2.ListCostsResponse.FromString,
             options,
             channel_credentials,
             insecure,

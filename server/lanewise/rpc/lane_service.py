@@ -1,4 +1,4 @@
-"""The lanewise.v1 service: the lanes of a model, and why a request takes which."""
+"""The lanewise.v1 service: the lanes of a model, their costs, and why a request takes which."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lanewise.errors import InvalidRequest
 from lanewise.models import Profile
 from lanewise.rpc.handlers import Context, Method
 from lanewise.runner_status import GraphCounts, RunnerMemory
+from lanewise.scheduler.cost_report import LaunchCost, PairCost
 from lanewise.scheduler.registry import ModelRegistry
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus, RouteReport
 from lanewise.tensors import Shape
@@ -29,7 +30,11 @@ class LaneService:
 
     def methods(self) -> Mapping[str, Method]:
         """Map the calls this service offers to what answers them."""
-        return {"ListLanes": self._list_lanes, "ExplainRoute": self._explain_route}
+        return {
+            "ListLanes": self._list_lanes,
+            "ExplainRoute": self._explain_route,
+            "ListCosts": self._list_costs,
+        }
 
     async def _list_lanes(
         self, request: pb.ListLanesRequest, context: Context
@@ -50,6 +55,18 @@ class LaneService:
     ) -> pb.ExplainRouteResponse:
         lanes = self._registry.resolve(request.name, request.version).require_lanes()
         return _route(lanes.explain(_shapes(request), request.profile or None))
+
+    async def _list_costs(
+        self, request: pb.ListCostsRequest, context: Context
+    ) -> pb.ListCostsResponse:
+        model = self._registry.resolve(request.name, request.version)
+        report = model.require_lanes().cost_report()
+        return pb.ListCostsResponse(
+            name=model.name,
+            version=model.version,
+            launches=[_launch_cost(cost) for cost in report.launches],
+            pairs=[_pair_cost(cost) for cost in report.pairs],
+        )
 
 
 def _shapes(request: pb.ExplainRouteRequest) -> dict[str, Shape]:
@@ -101,6 +118,7 @@ def _counters(counters: LaneCounters) -> pb.LaneCounters:
         orphaned_rows=counters.orphaned_rows,
         execution_ns=counters.execution_ns,
         queue_ns=counters.queue_ns,
+        predicted_ns=counters.predicted_ns,
     )
 
 
@@ -116,6 +134,28 @@ def _memory(memory: RunnerMemory) -> pb.LaneMemory:
 
 def _graphs(counts: GraphCounts) -> pb.LaneGraphs:
     return pb.LaneGraphs(launches=counts.launches, misses=counts.misses, held=counts.held)
+
+
+def _launch_cost(cost: LaunchCost) -> pb.LaunchCost:
+    return pb.LaunchCost(
+        profile_index=cost.profile.index,
+        profile=cost.profile.name,
+        rows=cost.rows,
+        bucket=cost.bucket,
+        typical_ns=cost.typical_ns,
+        safe_ns=cost.safe_ns,
+        samples=cost.samples,
+    )
+
+
+def _pair_cost(cost: PairCost) -> pb.PairCost:
+    return pb.PairCost(
+        profile_index=cost.profile.index,
+        profile=cost.profile.name,
+        other_index=cost.other.index,
+        other=cost.other.name,
+        slowdown=cost.slowdown,
+    )
 
 
 def _route(report: RouteReport) -> pb.ExplainRouteResponse:

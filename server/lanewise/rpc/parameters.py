@@ -36,12 +36,14 @@ class RequestOptions:
         timeout_ns: how long the request may take from its arrival; None: as long as the
             deadline of the call lets it.
         priority: 1 for the most important; 0: the model's default.
+        target_ns: how long the request should take if it has no deadline; None: the model's.
         raw_outputs: whether outputs travel as raw contents, or else as typed.
     """
 
     profile: str | int | None = None
     timeout_ns: int | None = None
     priority: int = 0
+    target_ns: int | None = None
     raw_outputs: bool = True
 
 
@@ -127,6 +129,12 @@ def _priority(options: RequestOptions, name: str, parameter: InferParameter) -> 
     return replace(options, priority=_non_negative(name, parameter))
 
 
+def _target(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+    """Read microseconds; 0 stands for the model's target, as in the parameters above."""
+    target_us = _non_negative(name, parameter)
+    return replace(options, target_ns=target_us * NS_PER_US if target_us else None)
+
+
 def _typed_outputs(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
     return replace(options, raw_outputs=bool(_value(name, parameter, _BOOL)))
 
@@ -165,6 +173,7 @@ _READERS: dict[str, Callable[[RequestOptions, str, InferParameter], RequestOptio
     "profile": _profile,
     "timeout": _timeout,
     "priority": _priority,
+    "latency_target_us": _target,
     "binary_data_output": _typed_outputs,
     "sequence_id": _sequence_id,
     "sequence_start": _sequence_flag,

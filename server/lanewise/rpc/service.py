@@ -145,6 +145,7 @@ class InferenceService:
             deadline_ns=deadline_ns,
             profile=options.profile,
             priority=options.priority,
+            target_ns=options.target_ns,
         )
         response = encode_response(request.id, lanes.spec, selection, result)
         observation.profile = profile_names(result)

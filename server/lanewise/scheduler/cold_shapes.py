@@ -13,7 +13,7 @@ from lanewise.clock import NS_PER_MS, NS_PER_S, Clock
 from lanewise.engine.runner import Runner
 from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import DeadlineExpired, DeviceLost, Draining, QueueFull, RunnerLost
-from lanewise.models import ModelSpec
+from lanewise.models import ModelSpec, Profile
 from lanewise.scheduler.routing import Route
 from lanewise.tensors import Shape
 
@@ -51,7 +51,8 @@ class ColdShapes:
         self._when_lost = when_lost
         self._runners: dict[int, list[Runner]] = {}
         for runner in runners:
-            self._runners.setdefault(runner.profile.index, []).append(runner)
+            if _admits_several_shapes(runner.profile, spec):  # the only one is warm from the start
+                self._runners.setdefault(runner.profile.index, []).append(runner)
         self._pending: dict[_Key, asyncio.Task[None]] = {}
         self._threads: RunnerThreads | None = None
         self._draining = asyncio.Event()
@@ -66,6 +67,8 @@ class ColdShapes:
         Raises:
             QueueFull: too many shapes wait to be prepared.
         """
+        if not self._runners:
+            return route
         cold = [index for index in route.fits if not self._is_warm(index, shapes)]
         if not cold:
             return route
@@ -139,7 +142,7 @@ class ColdShapes:
                 done.pop().result()
 
     def _is_warm(self, index: int, shapes: Mapping[str, Shape]) -> bool:
-        return all(runner.is_warm(shapes) for runner in self._runners[index])
+        return all(runner.is_warm(shapes) for runner in self._runners.get(index, ()))
 
     def _prepare(self, index: int, route: Route, shapes: Mapping[str, Shape]) -> None:
         key = (index, route.shapes)
@@ -177,3 +180,12 @@ class ColdShapes:
                 shapes=shapes,
                 seconds=round((self._clock.now_ns() - began_ns) / NS_PER_S, 2),
             )
+
+
+def _admits_several_shapes(profile: Profile, spec: ModelSpec) -> bool:
+    """Whether requests of `profile` may differ in more than their numbers of rows."""
+    return any(
+        limits.min[first:] != limits.max[first:]
+        for name, limits in profile.ranges.items()
+        for first in (1 if name in spec.rowwise else 0,)
+    )

@@ -289,6 +289,7 @@ class Scheduler:
             padded_rows=lane.padded(rows),
             reason=choice.reason,
             predicted_ns=choice.predicted_ns,
+            slowdown=choice.slowdown,
         )
         self._expect(lane, choice.predicted_ns, now_ns)
         lane.in_flight.append((launch, now_ns))
@@ -316,6 +317,7 @@ class Scheduler:
         index = next(i for i, (one, _) in enumerate(lane.in_flight) if one.launch_id == launch_id)
         launch, launched_ns = lane.in_flight.pop(index)
         lane.counters.execution_ns += now_ns - launched_ns
+        lane.counters.predicted_ns += launch.predicted_ns
         if not failed:
             # One that was given to a busy lane began when the one before it was over.
             alone_ns = (now_ns - max(launched_ns, lane.last_end_ns)) / known.slowdown

@@ -40,6 +40,7 @@ class Launch:
         rows: the sum over the slices.
         padded_rows: rows to execute, >= rows.
         predicted_ns: from now until its outputs can be read; 0 if unknown.
+        slowdown: how many times longer than alone it will run, because of other lanes.
     """
 
     launch_id: LaunchId
@@ -49,6 +50,7 @@ class Launch:
     padded_rows: int
     reason: LaunchReason
     predicted_ns: int = 0
+    slowdown: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +17,6 @@ from lanewise.engine.self_check import require_agreement
 from lanewise.engine.strings import decode_strings
 from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import (
-    DeadlineExpired,
     Draining,
     ExecutionFailed,
     RunnerLost,
@@ -28,6 +26,7 @@ from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
 from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.cost_report import CostReport, report_costs
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
     Complete,
@@ -41,9 +40,17 @@ from lanewise.scheduler.decisions import (
 )
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.log_lines import (
+    Refusal,
+    describe_expiry,
+    is_debugged,
+    log_launch,
+    log_refusal,
+)
 from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 from lanewise.scheduler.parts import Outputs, Part, join, own_error
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.policy import Policy
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, QueuedRequest, RequestId
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
 from lanewise.scheduler.routing import Route
@@ -56,13 +63,24 @@ OVERTIME_S = 2.0
 """How long `drain` waits for launches in flight when its grace period is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Urgency:
+    """When a request should be served, see `QueuedRequest`."""
+
+    deadline_ns: int | None
+    target_ns: int
+    priority: int
+
+
 @dataclass(slots=True, eq=False)
 class _Request:
     """A request whose end its caller awaits. The dispatcher only reads `inputs`."""
 
     inputs: Mapping[str, Array]
+    queued: QueuedRequest
     done: asyncio.Future[None]
     arrived_ns: int
+    is_admitted: bool = False
     parts: list[Part] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -76,6 +94,7 @@ class Dispatcher:
     launches are started and polled on the event loop, by runners that can.
 
     Args:
+        policy: a name in POLICIES, or what makes one from the cost table that is kept.
         costs: what launches cost, if that is known from before; None to have `warm_up`
             measure it.
 
@@ -91,14 +110,14 @@ class Dispatcher:
         *,
         max_queue_requests: int,
         scheduling: SchedulingSettings | None = None,
-        policy: str = DEFAULT_POLICY,
+        policy: str | Callable[[CostTable], Policy] = DEFAULT_POLICY,
         costs: CostTable | None = None,
         when_lane_lost: Callable[[RunnerLost], None] = lambda _: None,
     ) -> None:
         self.spec: ModelSpec = loaded.spec
         self.costs = CostTable() if costs is None else costs
         self._is_measured = costs is not None
-        self._policy = policy
+        self._make_policy = POLICIES[policy] if isinstance(policy, str) else policy
         self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
         self._when_lane_lost = when_lane_lost
@@ -112,11 +131,8 @@ class Dispatcher:
         self._poller = Poller(clock)
         self._scheduler = Scheduler(
             loaded.spec,
-            (
-                Lane(LaneId(i), runner.profile, runner.depth, runner.row_counts)
-                for i, runner in enumerate(loaded.runners)
-            ),
-            POLICIES[policy](self.costs),
+            lanes_of(loaded),
+            self._make_policy(self.costs),
             self.costs,
             max_queue_requests=max_queue_requests,
         )
@@ -175,6 +191,7 @@ class Dispatcher:
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
+        target_ns: int | None = None,
     ) -> InferResult:
         """Run one request and get its outputs. Cancelling it frees its place at once.
 
@@ -185,6 +202,8 @@ class Dispatcher:
             profile: name or index of the only profile allowed; None for any.
             priority: 1 for the most important; one that the model does not have, such as
                 0, for the model's default.
+            target_ns: how long it should take if it has no deadline; None for the model's
+                target.
 
         Raises:
             InvalidRequest, Overloaded, Unavailable, DeadlineExpired, ExecutionFailed: the
@@ -193,54 +212,51 @@ class Dispatcher:
         shapes = {name: array.shape for name, array in inputs.items()}
         route = self._scheduler.router.route(shapes, profile)
         route = admit_values(route, self.spec, inputs)
+        urgency = _Urgency(
+            deadline_ns,
+            self._target_ns if target_ns is None else target_ns,
+            self._scheduling.resolve_priority(priority),
+        )
         if self.when_arrived is not None:
-            self.when_arrived(self._describe_arrival(shapes, deadline_ns, profile, priority))
+            self.when_arrived(self._describe_arrival(shapes, urgency, profile))
         warm = self._cold_shapes.warm_route(route, shapes)
         if warm is not None:
-            return await self._run(warm, inputs, deadline_ns, priority)
+            return await self._run(warm, inputs, urgency)
         warm = await self._cold_shapes.wait(route, shapes, deadline_ns)
-        return replace(await self._run(warm, inputs, deadline_ns, priority), was_cold=True)
+        return replace(await self._run(warm, inputs, urgency), was_cold=True)
 
     def _describe_arrival(
-        self,
-        shapes: Mapping[str, Shape],
-        deadline_ns: int | None,
-        profile: str | int | None,
-        priority: int,
+        self, shapes: Mapping[str, Shape], urgency: _Urgency, profile: str | int | None
     ) -> ArrivedRequest:
         return ArrivedRequest(
             shapes,
             self._clock.now_ns(),
-            deadline_ns,
-            self._target_ns,
-            self._scheduling.resolve_priority(priority),
+            urgency.deadline_ns,
+            urgency.target_ns,
+            urgency.priority,
             profile,
         )
 
     async def _run(
-        self,
-        route: Route,
-        inputs: Mapping[str, Array],
-        deadline_ns: int | None,
-        priority: int,
+        self, route: Route, inputs: Mapping[str, Array], urgency: _Urgency
     ) -> InferResult:
         for name in self.spec.text_inputs:
             decode_strings(inputs[name], name)  # here, where it fails this request alone
         now_ns = self._clock.now_ns()
         self._last_id += 1
         request_id = RequestId(self._last_id)
-        request = _Request(inputs, asyncio.get_running_loop().create_future(), now_ns)
-        self._requests[request_id] = request
-        stack_key = (route.shapes, self._shared_contents(inputs))
         queued = QueuedRequest(
             request_id,
             route,
-            stack_key,
-            deadline_ns,
-            self._target_ns,
-            self._scheduling.resolve_priority(priority),
+            (route.shapes, self._shared_contents(inputs)),
+            urgency.deadline_ns,
+            urgency.target_ns,
+            urgency.priority,
         )
+        request = _Request(inputs, queued, asyncio.get_running_loop().create_future(), now_ns)
+        self._requests[request_id] = request
         self._carry_out(self._scheduler.arrive(queued, now_ns))
+        request.is_admitted = True
         try:
             await request.done
         finally:
@@ -259,7 +275,7 @@ class Dispatcher:
         return explain(
             scheduler.router,
             scheduler.lanes,
-            POLICIES[self._policy](self.costs),
+            self._make_policy(self.costs),
             self.costs,
             shapes,
             profile,
@@ -278,6 +294,10 @@ class Dispatcher:
             )
             for lane, runner in zip(self._scheduler.lanes, self._runners, strict=True)
         )
+
+    def cost_report(self) -> CostReport:
+        """Get what launches cost, as measured. Called on the event loop."""
+        return report_costs(self.spec, self.costs)
 
     async def drain(self, grace_ns: int) -> int:
         """Refuse new requests and run those that wait, for at most `grace_ns`.
@@ -341,9 +361,9 @@ class Dispatcher:
                 case Complete(request_id) | Fail(request_id):
                     self._end(request_id)
                 case Reject(request_id, error):
-                    self._end(request_id, error)
+                    self._refuse(request_id, error)
                 case Expire(request_id, needed_ns):
-                    self._end(request_id, self._describe_expiry(request_id, needed_ns))
+                    self._refuse(request_id, None, needed_ns)
         self._set_timer()
         # Last of all: a runner's thread cannot begin before this one lets go of the
         # interpreter lock.
@@ -407,19 +427,8 @@ class Dispatcher:
             self._nothing_in_flight.set()
         now_ns = self._clock.now_ns()
         lane = self._scheduler.lanes[launch.lane_id]
-        if _is_debugged():
-            _log.debug(
-                "launch finished",
-                model=self.spec.name,
-                version=self.spec.version,
-                profile=lane.profile.name,
-                reason=launch.reason.value,
-                requests=len(launch.slices),
-                rows=launch.rows,
-                padded_rows=launch.padded_rows,
-                execution_ms=(now_ns - launched_ns) / NS_PER_MS,
-                predicted_ms=launch.predicted_ns / NS_PER_MS,
-            )
+        if is_debugged():
+            log_launch(self.spec, lane.profile, launch, now_ns - launched_ns)
         if outputs is not None:
             self._deliver(launch, launched_ns, now_ns, outputs)
             self._carry_out(self._scheduler.finish(launch.launch_id, now_ns))
@@ -470,25 +479,33 @@ class Dispatcher:
         else:
             request.done.set_result(None)
 
-    def _describe_expiry(self, request_id: RequestId, needed_ns: int) -> DeadlineExpired:
+    def _refuse(
+        self, request_id: RequestId, error: ServingError | None, needed_ns: int = 0
+    ) -> None:
+        """End a request that is not run; without an error, because of its deadline."""
         request = self._requests.get(request_id)
-        waited_ns = 0 if request is None else self._clock.now_ns() - request.arrived_ns
-        title, waited = f"model '{self.spec.name}'", f"{waited_ns / NS_PER_MS:.1f} ms"
-        if needed_ns:
-            return DeadlineExpired(
-                f"{title}: the deadline cannot be met: after {waited} in the queue the request "
-                f"needs {needed_ns / NS_PER_MS:.1f} ms more, and less is left; it was not run. "
-                "Allow more time or send less load"
-            )
-        return DeadlineExpired(
-            f"{title}: the deadline passed after {waited} in the queue, before the request could "
-            "run; allow more time or send less load"
+        if request is None:  # its caller has gone
+            return
+        now_ns, deadline_ns = self._clock.now_ns(), request.queued.deadline_ns
+        refusal = Refusal(
+            request.queued,
+            waited_ns=now_ns - request.arrived_ns if request.is_admitted else 0,
+            needed_ns=needed_ns,
+            left_ns=None if deadline_ns is None else deadline_ns - now_ns,
         )
+        if error is None:
+            error = describe_expiry(self.spec, refusal)
+        if is_debugged():
+            log_refusal(self.spec, refusal, error)
+        self._end(request_id, error)
 
 
-def _is_debugged() -> bool:
-    """Whether lines of level debug are wanted; asked because making one up takes 12 us."""
-    return logging.getLogger().isEnabledFor(logging.DEBUG)
+def lanes_of(loaded: LoadedModel) -> tuple[Lane, ...]:
+    """Make the scheduler's record of each runner of a model, in their order."""
+    return tuple(
+        Lane(LaneId(i), runner.profile, runner.depth, runner.row_counts)
+        for i, runner in enumerate(loaded.runners)
+    )
 
 
 def _rows(part: Slice) -> slice:

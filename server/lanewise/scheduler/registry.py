@@ -9,6 +9,7 @@ from typing import Protocol
 
 from lanewise.errors import Draining, ModelFailed, ModelLoading, ModelNotFound
 from lanewise.models import ModelSpec
+from lanewise.scheduler.cost_report import CostReport
 from lanewise.scheduler.results import InferResult, LaneStatus, RouteReport
 from lanewise.tensors import Array, Shape
 
@@ -32,9 +33,12 @@ class Lanes(Protocol):
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
+        target_ns: int | None = None,
     ) -> InferResult: ...
 
     def status(self) -> tuple[LaneStatus, ...]: ...
+
+    def cost_report(self) -> CostReport: ...
 
     def explain(
         self, shapes: Mapping[str, Shape], profile: str | int | None = None

@@ -62,7 +62,9 @@ class LaneCounters:
         rows: rows that clients sent; `padded_rows` were executed.
         orphaned_rows: rows whose request was cancelled or expired while they ran.
         queue_ns: summed over requests.
-        execution_ns: summed over launches.
+        execution_ns: summed over launches that are over.
+        predicted_ns: what the same launches were expected to take; 0 is counted for one that
+            the policy could not tell it of.
     """
 
     launches: int = 0
@@ -73,6 +75,7 @@ class LaneCounters:
     orphaned_rows: int = 0
     queue_ns: int = 0
     execution_ns: int = 0
+    predicted_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

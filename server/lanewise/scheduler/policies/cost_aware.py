@@ -29,7 +29,10 @@ do not make a decision slow, and the others get their turn when these have left.
 REPLAN_NS = 50_000_000
 """Plans are made anew at most this often: a drifting table must not keep the planner busy."""
 
-CLOSE = 0.05
+MOST_LONE_ROWS = 1024
+"""Numbers of rows whose best launch is remembered for each kind of requests."""
+
+CLOSE = 0.1
 """Lanes whose costs differ by less than this share of a launch are as good as each other."""
 
 HARM_WEIGHT = 1.5
@@ -192,6 +195,10 @@ class CostAwarePolicy:
         slack_ns = math.inf
         if head.deadline_ns is not None:
             slack_ns = head.deadline_ns - moment.now_ns
+        if len(queue.entries) == 1 and not moment.running:
+            lone = self._weigh_alone(head, queue, prices, moment)
+            if lone.lasts_ns(lone.rows) <= slack_ns:
+                return _launch(head, queue, lone, LaunchReason.IDLE, moment)
         now, later = _weigh(head, queue, prices, moment, slack_ns)
         if now is None and later is None:
             needed_ns = _needed_ns(head, prices, moment)
@@ -202,6 +209,21 @@ class CostAwarePolicy:
             return None
         reason = self._why_now(head, queue, now, moment)
         return None if reason is None else _launch(head, queue, now, reason, moment)
+
+    def _weigh_alone(
+        self, head: Waiting, queue: StackQueue, prices: Prices, moment: _Moment
+    ) -> _Option:
+        """Get the best launch for the only request of a queue while nothing runs.
+
+        It depends on prices and rows alone, so it is remembered.
+        """
+        option = prices.for_lone_rows.get(head.rows_left)
+        if option is None or option.prices.lane.is_retired:
+            option, _ = _weigh(head, queue, prices, moment, math.inf)
+            assert option is not None, "every lane is idle"
+            if len(prices.for_lone_rows) < MOST_LONE_ROWS:
+                prices.for_lone_rows[head.rows_left] = option
+        return option
 
     def _why_now(
         self, head: Waiting, queue: StackQueue, option: _Option, moment: _Moment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.lane import Lane
@@ -64,6 +65,7 @@ class Prices:
         revision: of the cost table these were made from.
         made_ns: when they were made.
         row_ns: of a row in the launch whose rows are the cheapest.
+        for_lone_rows: what a policy remembers for requests of these numbers of rows.
         lanes: one entry for each lane in service that fits, the narrowest first.
     """
 
@@ -71,6 +73,7 @@ class Prices:
         self, lanes: Sequence[Lane], costs: CostTable, bucket: Bucket, now_ns: int
     ) -> None:
         self.revision = costs.revision
+        self.for_lone_rows: dict[int, Any] = {}
         self.made_ns = now_ns
         narrowest_first = sorted(lanes, key=lambda lane: lane.profile.rows.max)
         self.lanes = [LanePrices(lane, costs, bucket) for lane in narrowest_first]

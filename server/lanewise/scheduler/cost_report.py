@@ -1,0 +1,72 @@
+"""What the launches of a model cost, for people and their tools: plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lanewise.models import ModelSpec, Profile
+from lanewise.scheduler.costs import Bucket, CostTable
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchCost:
+    """The time of launches of one kind that run alone, from launch to readable outputs.
+
+    Attributes:
+        rows: executed, padding included.
+        bucket: log2 of the elements of all inputs without rows, rounded.
+        typical_ns: half of the latest took no longer.
+        safe_ns: 95 % of the latest took no longer.
+        samples: how many of the latest are kept.
+    """
+
+    profile: Profile
+    rows: int
+    bucket: Bucket
+    typical_ns: int
+    safe_ns: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairCost:
+    """How many times longer launches of `profile` take while one of `other` runs, too."""
+
+    profile: Profile
+    other: Profile
+    slowdown: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostReport:
+    """The cost table of a model as it was when asked for.
+
+    Attributes:
+        launches: by profile, then bucket, then rows.
+        pairs: those that were measured.
+    """
+
+    launches: tuple[LaunchCost, ...]
+    pairs: tuple[PairCost, ...]
+
+
+def report_costs(spec: ModelSpec, costs: CostTable) -> CostReport:
+    """Copy what is known of the launches of the model `spec`."""
+    known = sorted(costs.kinds(), key=lambda each: (each[0].profile, each[0].bucket, each[0].rows))
+    return CostReport(
+        launches=tuple(
+            LaunchCost(
+                spec.profiles[kind.profile],
+                kind.rows,
+                kind.bucket,
+                estimate.typical_ns,
+                estimate.safe_ns,
+                len(estimate.samples_ns),
+            )
+            for kind, estimate in known
+        ),
+        pairs=tuple(
+            PairCost(spec.profiles[profile], spec.profiles[other], slowdown)
+            for (profile, other), slowdown in sorted(costs.pairs())
+        ),
+    )
