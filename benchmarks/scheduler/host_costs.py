@@ -27,14 +27,17 @@ REQUESTS = 400
 TOGETHER = 20
 """Requests that are submitted at once, so that they share launches."""
 
+ROWS = 2
+"""Of each request: more than a profile for single rows admits, so that they can share launches."""
+
 
 async def measure_host(
     spec: ModelSpec, loaded: LoadedModel, costs: CostTable, policy: MakePolicy
 ) -> HostCosts:
     """Measure what the event loop's thread computes for a request and for a launch.
 
-    CPU time of that thread, so that other threads and processes do not count. Requests of one
-    row one after the other have a launch each; those submitted together share launches: the
+    CPU time of that thread, so that other threads and processes do not count. Small
+    requests one after the other have a launch each; those submitted together share launches: the
     two averages tell both costs.
 
     Args:
@@ -80,14 +83,7 @@ def solve(one: Spent, other: Spent) -> HostCosts:
 
 
 async def _measure(dispatcher: Dispatcher, together: int) -> Spent:
-    first = dispatcher.spec.profiles[0].ranges
-    inputs = Inputs(dispatcher.spec).of(
-        [
-            (1, *first[tensor.name].opt[1:]) if tensor.name in dispatcher.spec.rowwise else
-            first[tensor.name].opt
-            for tensor in dispatcher.spec.inputs
-        ]
-    )  # fmt: skip
+    inputs = _requests_of(dispatcher.spec, ROWS)
     launches = _count_launches(dispatcher)
     gc.collect()
     began_ns = time.thread_time_ns()
@@ -97,6 +93,15 @@ async def _measure(dispatcher: Dispatcher, together: int) -> Spent:
                 tasks.create_task(dispatcher.submit(inputs))
     spent_ns = time.thread_time_ns() - began_ns
     return Spent(REQUESTS, _count_launches(dispatcher) - launches, spent_ns)
+
+
+def _requests_of(spec: ModelSpec, rows: int) -> Mapping[str, Array]:
+    """Make the inputs of a request, at the opt of the first profile but for its rows."""
+    shapes = []
+    for tensor in spec.inputs:
+        opt = spec.profiles[0].ranges[tensor.name].opt
+        shapes.append((rows, *opt[1:]) if tensor.name in spec.rowwise else opt)
+    return Inputs(spec).of(shapes)
 
 
 def _count_launches(dispatcher: Dispatcher) -> int:

@@ -22,7 +22,7 @@ from lanewise.scheduler.decisions import (
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policies.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy import Policy
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
 from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 
@@ -138,6 +138,8 @@ class Simulation:
         item: Shape = (),
         *,
         timeout_ms: float | None = None,
+        target_ms: float = DEFAULT_TARGET_NS / NS_PER_MS,
+        priority: int = 1,
         pin: str | int | None = None,
     ) -> RequestId:
         """Have a request of shape (rows, *item) arrive; its id counts from 0."""
@@ -145,7 +147,8 @@ class Simulation:
         route = self.core.router.route({"X": (rows, *item)}, pin)
         at_ns = int(at_ms * NS_PER_MS)
         deadline_ns = None if timeout_ms is None else at_ns + int(timeout_ms * NS_PER_MS)
-        request = QueuedRequest(request_id, route, route.shapes, deadline_ns)
+        target_ns = int(target_ms * NS_PER_MS)
+        request = QueuedRequest(request_id, route, route.shapes, deadline_ns, target_ns, priority)
         self.requests[request_id] = request
         self.ends[request_id] = []
         self.at(at_ms, lambda: self.core.arrive(request, self.now_ns))

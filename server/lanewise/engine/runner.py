@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lanewise.engine.report import EngineReport
@@ -24,11 +24,19 @@ class Batch:
         rows: the sum of rows_i; 1 for a model without batching.
         padded_rows: rows to execute, >= rows. What the rows past `rows` hold is the
             runner's choice; it must be harmless (zeros, empty strings).
+        item_shapes: of inputs that the spec's `padding` names, the shape of a row to execute,
+            at a length of the profile's. Their pieces may be shorter, and are completed with
+            the padding's value.
     """
 
     pieces: Mapping[str, Sequence[Array]]
     rows: int
     padded_rows: int
+    item_shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def item_shape(self, name: str) -> Shape:
+        """Get the shape of a row of input `name` to execute."""
+        return self.item_shapes.get(name) or self.pieces[name][0].shape[1:]
 
 
 class PendingBatch(Protocol):
@@ -77,6 +85,8 @@ class Runner(Protocol):
 
     def warm_up(self) -> None:
         """Execute the profile's opt and max shapes once, so that no client's request is first.
+
+        With padding, every length of the profile, too.
 
         Raises:
             ExecutionFailed: the model cannot run its own profile.

@@ -89,8 +89,8 @@ class Scheduler:
             decisions.append(Reject(request.request_id, error))
             return decisions
         waiting = self._make_waiting(request, now_ns)
+        needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
         if request.deadline_ns is not None:
-            needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
             if now_ns + needed_ns >= request.deadline_ns:
                 decisions.append(Expire(request.request_id, needed_ns))
                 return decisions

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,13 +68,18 @@ class MeasuredModel:
 
 
 def save_costs(path: Path, model: MeasuredModel) -> None:
-    """Write `model` to the file `path`, over what is there.
+    """Write `model` to the file `path`, over what is there; nobody ever sees a part of it.
 
     Raises:
         OSError: the file cannot be written.
     """
     text = _write(model).model_dump_json(indent=1, exclude_defaults=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_costs(path: Path) -> MeasuredModel:
@@ -97,16 +104,31 @@ def load_costs(path: Path) -> MeasuredModel:
     return _read(file)
 
 
+def find_difference(one: MeasuredModel, other: MeasuredModel) -> str:
+    """Tell what keeps the costs of `one` from being those of `other`; empty if nothing does.
+
+    Compared are the models, without queue delays, which cost nothing, and their lanes.
+    """
+    first, second = _write_model(one.spec), _write_model(other.spec)
+    for key in ModelTable.model_fields:
+        if key != "profiles" and getattr(first, key) != getattr(second, key):
+            return key
+    if _without_delays(first) != _without_delays(second):
+        return "profiles"
+    return "" if _write_lanes(one.lanes) == _write_lanes(other.lanes) else "lanes"
+
+
+def _without_delays(model: ModelTable) -> list[ProfileTable]:
+    return [each.model_copy(update={"max_queue_delay_ns": 0}) for each in model.profiles]
+
+
 def _write(model: MeasuredModel) -> CostFileTable:
     return CostFileTable(
         format="lanewise-costs",
         version=1,
         source=model.source,
         model=_write_model(model.spec),
-        lanes=tuple(
-            LaneTable(profile=lane.profile.index, depth=lane.depth, row_counts=lane.row_counts)
-            for lane in model.lanes
-        ),
+        lanes=_write_lanes(model.lanes),
         costs=_write_costs(model.costs),
         host=HostTable(request_ns=model.host.request_ns, launch_ns=model.host.launch_ns),
     )
@@ -142,6 +164,13 @@ def _write_model(spec: ModelSpec) -> ModelTable:
             )
             for profile in spec.profiles
         ),
+    )
+
+
+def _write_lanes(lanes: Iterable[Lane]) -> tuple[LaneTable, ...]:
+    return tuple(
+        LaneTable(profile=lane.profile.index, depth=lane.depth, row_counts=lane.row_counts)
+        for lane in lanes
     )
 
 

@@ -125,7 +125,7 @@ class CostTable:
             buckets = self._buckets.setdefault(profile, [])
             if bucket not in buckets:
                 bisect.insort(buckets, bucket)
-        if estimate.add(took_ns):
+        if estimate.add(max(1, took_ns)):  # 0 ns is a clock too coarse, and is divided by
             self.revision += 1
 
     def record_beside(self, profile: int, other: int, slowdown: float) -> None:

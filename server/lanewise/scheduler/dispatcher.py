@@ -26,6 +26,7 @@ from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
 from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.scheduler.cost_report import CostReport, report_costs
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
@@ -298,6 +299,14 @@ class Dispatcher:
     def cost_report(self) -> CostReport:
         """Get what launches cost, as measured. Called on the event loop."""
         return report_costs(self.spec, self.costs)
+
+    def measured(self, source: str) -> MeasuredModel:
+        """Get the model with its lanes and costs, which go on changing, for a cost file.
+
+        Args:
+            source: where the costs come from, for people.
+        """
+        return MeasuredModel(self.spec, self._scheduler.lanes, self.costs, source=source)
 
     async def drain(self, grace_ns: int) -> int:
         """Refuse new requests and run those that wait, for at most `grace_ns`.

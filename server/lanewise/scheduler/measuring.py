@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,11 @@ from lanewise.models import ModelSpec, Profile
 from lanewise.scheduler.costs import Bucket, CostTable, bucket_of
 
 RUNS = 5
-"""Launches of each kind: enough for a median; live traffic corrects it."""
+"""Launches of a kind in a row: enough for a median."""
+
+ROUNDS = 6
+"""How often every kind has its turn, if there is time: some noise of the machine then spoils a part
+of the launches of every kind, and not all of one."""
 
 BUDGET_NS = 2 * NS_PER_S
 """Time for the launches of one model after the first of each kind, so that models of slow launches
@@ -44,8 +49,8 @@ async def measure_costs(
 ) -> None:
     """Record what every number of rows costs in every profile, and every two side by side.
 
-    Takes a launch of each kind, and BUDGET_NS for more of them. Pairs of profiles that
-    remain unmeasured are taken not to disturb each other, until live traffic tells.
+    Takes a launch of each kind, and BUDGET_NS for more of them and for the pairs. Pairs of
+    profiles that remain unmeasured are taken not to disturb each other.
 
     Args:
         lanes: of every runner of the model, warmed up and idle.
@@ -55,20 +60,28 @@ async def measure_costs(
     """
     end_ns = clock.now_ns() + BUDGET_NS
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
-    for lane in first_of.values():
-        for rows, batch, bucket in _kinds(spec, lane.runner):
+    kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
+    slowdowns: dict[tuple[int, int], list[float]] = {}
+    for turn in range(ROUNDS):
+        for lane, rows, batch, bucket in kinds:
             for run in range(RUNS):
-                if run and clock.now_ns() >= end_ns:
+                if (turn or run) and clock.now_ns() >= end_ns:
                     break
-                began_ns = clock.now_ns()
-                await lane.run(batch)
-                took_ns = clock.now_ns() - began_ns
+                took_ns = await _time(lane, batch, clock)
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
-    for one, other in itertools.permutations(lanes, 2):
-        if clock.now_ns() >= end_ns:
-            return
-        slowdown = await _measure_pair(spec, one, other, costs, clock)
-        costs.record_beside(one.runner.profile.index, other.runner.profile.index, slowdown)
+        for one, other in itertools.permutations(lanes, 2):
+            if clock.now_ns() >= end_ns:
+                return
+            slowdown = await _measure_pair(spec, one, other, costs, clock)
+            pair = (one.runner.profile.index, other.runner.profile.index)
+            slowdowns.setdefault(pair, []).append(slowdown)
+            costs.record_beside(*pair, statistics.median(slowdowns[pair]))
+
+
+async def _time(lane: MeasuredLane, batch: Batch, clock: Clock) -> int:
+    began_ns = clock.now_ns()
+    await lane.run(batch)
+    return clock.now_ns() - began_ns
 
 
 def _kinds(spec: ModelSpec, runner: Runner) -> Iterator[tuple[int, Batch, Bucket]]:
@@ -114,9 +127,7 @@ async def _measure_pair(
     taken_ns = []
     try:
         for _ in range(RUNS):
-            began_ns = clock.now_ns()
-            await one.run(batch)
-            taken_ns.append(clock.now_ns() - began_ns)
+            taken_ns.append(await _time(one, batch, clock))
     finally:
         stop = True
         await busy

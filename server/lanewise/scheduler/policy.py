@@ -65,6 +65,8 @@ class Policy(Protocol):
     def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
         """Estimate how long a request would take from now if it were served first.
 
+        Called once for every request that arrives, before it waits.
+
         0 if the policy does not look at deadlines before they have passed: then nothing is
         refused because of it.
         """

@@ -21,6 +21,7 @@ from lanewise.scheduler.decisions import LaunchReason
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policies.prices import LanePrices, Prices
 from lanewise.scheduler.policy import Choice, GiveUp, fill
+from lanewise.scheduler.request import DEFAULT_TARGET_NS
 
 MOST_HEADS = 16
 """Requests for which a launch is looked for at a time, the most urgent ones: so many shapes at once
@@ -29,10 +30,13 @@ do not make a decision slow, and the others get their turn when these have left.
 REPLAN_NS = 50_000_000
 """Plans are made anew at most this often: a drifting table must not keep the planner busy."""
 
+TARGETS_LAST_NS = 1_000_000_000
+"""For so long after a request with a latency target, bulk launches are kept short for its like."""
+
 MOST_LONE_ROWS = 1024
 """Numbers of rows whose best launch is remembered for each kind of requests."""
 
-CLOSE = 0.1
+CLOSE = 0.05
 """Lanes whose costs differ by less than this share of a launch are as good as each other."""
 
 HARM_WEIGHT = 1.5
@@ -88,6 +92,38 @@ class _Option(NamedTuple):
         return self.wait_ns + math.ceil(self.prices.safe_ns[rows] * self.slowdown)
 
 
+class _Targets:
+    """The tightest latency targets of the requests that came lately, by their only profile."""
+
+    def __init__(self) -> None:
+        self._tightest: dict[int, tuple[int, int]] = {}  # the target, and when it was seen
+
+    def note(self, waiting: Waiting, now_ns: int) -> None:
+        """Take note of what a request that arrives asks for."""
+        if len(waiting.fits) > 1:
+            return  # while one lane is busy it has another
+        request = waiting.request
+        target_ns = request.target_ns
+        if request.deadline_ns is not None:
+            target_ns = request.deadline_ns - now_ns
+        elif target_ns >= DEFAULT_TARGET_NS:
+            return
+        (index,) = waiting.fits
+        tightest = self._tightest.get(index)
+        if tightest is None or target_ns <= tightest[0] or now_ns > tightest[1] + TARGETS_LAST_NS:
+            self._tightest[index] = (target_ns, now_ns)
+
+    def most_ns(self, index: int, slack_ns: float, now_ns: int) -> float:
+        """Tell how long a launch of profile `index` may be, of a request that has `slack_ns`.
+
+        Requests that are no more patient than the tightest may take as long as they like.
+        """
+        tightest = self._tightest.get(index)
+        if tightest is None or now_ns > tightest[1] + TARGETS_LAST_NS:
+            return math.inf
+        return math.inf if slack_ns <= 2 * tightest[0] else tightest[0]
+
+
 class _Moment:
     """The lanes at one time.
 
@@ -97,8 +133,11 @@ class _Moment:
         can_queue: lanes that are running and have room for a launch behind.
     """
 
-    def __init__(self, backlog: Backlog, costs: CostTable, now_ns: int) -> None:
+    def __init__(
+        self, backlog: Backlog, costs: CostTable, targets: _Targets, now_ns: int
+    ) -> None:
         self.now_ns = now_ns
+        self.targets = targets
         self.draining = backlog.draining
         self.running = [lane for lane in backlog.lanes if lane.in_flight]
         self.is_any_idle = any(not lane.in_flight and not lane.is_retired for lane in backlog.lanes)
@@ -147,6 +186,7 @@ class CostAwarePolicy:
     def __init__(self, costs: CostTable) -> None:
         self._costs = costs
         self._prices: dict[tuple[tuple[int, ...], Bucket], Prices] = {}
+        self._targets = _Targets()
         self._wakeup_ns: int | None = None
 
     @property
@@ -155,7 +195,7 @@ class CostAwarePolicy:
 
     def choose(self, backlog: Backlog, now_ns: int) -> Choice | GiveUp | None:
         wakeup_ns, self._wakeup_ns = self._wakeup_ns, None
-        moment = _Moment(backlog, self._costs, now_ns)
+        moment = _Moment(backlog, self._costs, self._targets, now_ns)
         if not moment.is_any_idle and not moment.can_queue:
             return None
         if backlog.lanes_changed or (wakeup_ns is not None and now_ns >= wakeup_ns):
@@ -174,6 +214,7 @@ class CostAwarePolicy:
         return None
 
     def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
+        self._targets.note(waiting, now_ns)
         prices = self._prices_for(backlog, waiting.fits, waiting.bucket, now_ns)
         return round(prices.serial_ns(waiting.rows_left))
 
@@ -195,7 +236,7 @@ class CostAwarePolicy:
         slack_ns = math.inf
         if head.deadline_ns is not None:
             slack_ns = head.deadline_ns - moment.now_ns
-        if len(queue.entries) == 1 and not moment.running:
+        if len(queue.entries) == 1 and not moment.running and len(queue.fits) > 1:
             lone = self._weigh_alone(head, queue, prices, moment)
             if lone.lasts_ns(lone.rows) <= slack_ns:
                 return _launch(head, queue, lone, LaunchReason.IDLE, moment)
@@ -241,7 +282,8 @@ class CostAwarePolicy:
         by_ns = head.due_ns if head.deadline_ns is None else head.deadline_ns
         grown_ns = option.prices.safe_ns[profile.rows.opt] * option.slowdown
         latest_ns = by_ns - math.ceil(grown_ns)
-        delayed_ns = profile.max_queue_delay_ns + min(w.arrived_ns for w in queue.entries)
+        alike = queue.by_owners[head.owners]
+        delayed_ns = profile.max_queue_delay_ns + min(each.arrived_ns for each in alike)
         if moment.now_ns >= latest_ns:
             return LaunchReason.DEADLINE
         if moment.now_ns >= delayed_ns:
@@ -344,7 +386,7 @@ def _best_in(each: LanePrices, task: _Task) -> _Option | None:
     moment, prices = task.moment, task.prices
     wait_ns = moment.wait_ns(each.lane)
     slowdown, harm, left_ns = moment.neighbours(each.lane, wait_ns)
-    rows = task.rows_in(each.max_rows)
+    rows = _kept_short(each, task, task.rows_in(each.max_rows))
     falls_short = False
     best: _Option | None = None
     while rows:
@@ -369,6 +411,22 @@ def _best_in(each: LanePrices, task: _Task) -> _Option | None:
             falls_short = True
         rows = each.next_below[rows]
     return best
+
+
+def _kept_short(each: LanePrices, task: _Task, rows: int) -> int:
+    """Make a launch smaller that would keep others, who have no other lane, past their target.
+
+    Not so small that its rows become too dear.
+    """
+    moment = task.moment
+    most_ns = moment.targets.most_ns(each.lane.profile.index, task.slack_ns, moment.now_ns)
+    if most_ns == math.inf:
+        return rows
+    shorter = rows
+    while shorter and each.typical_ns[shorter] + each.typical_ns[1] > most_ns:
+        shorter = each.next_below[shorter]
+    is_worth_it = shorter and each.typical_ns[shorter] <= CUT_WORTH * shorter * task.prices.row_ns
+    return shorter if is_worth_it else rows
 
 
 def _is_better(option: _Option, other: _Option, rows: int) -> bool:
