@@ -1,5 +1,4 @@
-"""What the thread that decides spends on a request and on a launch, measured with lanes that
-execute nothing."""
+"""What the thread that decides spends on a request and on a launch, on lanes that do nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +42,9 @@ async def measure_host(
     Args:
         spec: whose outputs the idle lanes make up; all its requests are of its first profile's
             opt, but for their rows.
-        costs: what the policy believes of the lanes; not changed for others.
+        loaded: whose lanes the idle ones are like.
+        costs: what the policy believes of the lanes; changed to what idle lanes cost.
+        policy: makes the policy that decides.
     """
     polled = not spec.backend.startswith(("onnx", "simulated"))
     lanes = tuple(_IdleRunner(spec, runner, polled=polled) for runner in loaded.runners)
@@ -73,7 +74,7 @@ class Spent:
 
 
 def solve(one: Spent, other: Spent) -> HostCosts:
-    """Find the costs of a request and of a launch from two different mixes of both; never below 0."""
+    """Find what a request and a launch cost from two mixes of both; never below 0."""
     share, other_share = one.launches / one.requests, other.launches / other.requests
     mean_ns, other_mean_ns = one.cpu_ns / one.requests, other.cpu_ns / other.requests
     launch_ns = 0.0
@@ -132,7 +133,9 @@ class _IdleRunner:
         self._like = like
         self._polled = polled
         rows = like.profile.rows.max
-        self._outputs = {output.name: np.zeros((rows, 1)) for output in spec.outputs}
+        self._outputs: dict[str, Array] = {
+            output.name: np.zeros((rows, 1)) for output in spec.outputs
+        }
 
     @property
     def profile(self) -> Profile:

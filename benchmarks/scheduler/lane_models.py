@@ -28,8 +28,8 @@ tensors.X = {{ min = [1, {item}], opt = [4, {item}], max = [32, {item}] }}
 name = "offline"
 tensors.X = {{ min = [128, {item}], opt = [128, {item}], max = [128, {item}] }}
 """
-"""Two lanes of one thread each: as many as a small machine has cores. More would wait for each other
-in ways that no pair of them shows."""
+"""Two lanes of one thread each: as many as a small machine has cores. More would wait for each
+other in ways that no pair of them shows."""
 
 SIMULATED = """
 [[inputs]]
@@ -92,9 +92,7 @@ def _write_convolutions(folder: Path) -> Path:
         helper.make_node("Flatten", ["e"], ["f"]),
         helper.make_node("MatMul", ["f", "w2"], ["Y"]),
     ]
-    x = helper.make_tensor_value_info(
-        "X", onnx.TensorProto.FLOAT, ["rows", CHANNELS, SIZE, SIZE]
-    )
+    x = helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, ["rows", CHANNELS, SIZE, SIZE])
     y = helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, ["rows", CLASSES])
     graph = helper.make_graph(nodes, "convolutions", [x], [y], weights)
     opset = helper.make_opsetid("", 21)

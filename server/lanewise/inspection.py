@@ -138,7 +138,7 @@ def print_engine(engine: EngineReport, profiles: Sequence[str], console: Console
 def _print_lanes(model: ModelLanes, console: Console) -> None:
     lanes = _table(
         "lane", "profile", "state", "launches", "requests", "rows", "padding", "mean queue",
-        "mean execution", "host", "device",
+        "mean execution", "mean predicted", "host", "device",
     )  # fmt: skip
     for lane in model.lanes:
         counted = lane.counters
@@ -152,6 +152,7 @@ def _print_lanes(model: ModelLanes, console: Console) -> None:
             _share(counted.padded_rows - counted.rows, counted.padded_rows),
             _mean_ms(counted.queue_ns, counted.requests),
             _mean_ms(counted.execution_ns, counted.launches),
+            _mean_ms(counted.predicted_ns, counted.launches),
             _size(lane.host_bytes),
             _size(lane.device_bytes),
         )
@@ -202,7 +203,7 @@ def print_costs(costs: ModelCosts, console: Console) -> None:
         )
     console.print(launches)
     if costs.pairs:
-        pairs = _table("profile", "while beside", "takes times as long")
+        pairs = _table("profile", "while beside", "times as long")
         for pair in costs.pairs:
             pairs.add_row(pair.profile, pair.other, f"{pair.slowdown:.2f}")
         console.print(pairs)

@@ -148,7 +148,15 @@ class Simulation:
         at_ns = int(at_ms * NS_PER_MS)
         deadline_ns = None if timeout_ms is None else at_ns + int(timeout_ms * NS_PER_MS)
         target_ns = int(target_ms * NS_PER_MS)
-        request = QueuedRequest(request_id, route, route.shapes, deadline_ns, target_ns, priority)
+        request = QueuedRequest(
+            request_id,
+            route,
+            route.shapes,
+            deadline_ns,
+            target_ns,
+            priority,
+            self.core.router.shapes_of_any_length(route),
+        )
         self.requests[request_id] = request
         self.ends[request_id] = []
         self.at(at_ms, lambda: self.core.arrive(request, self.now_ns))
@@ -207,6 +215,11 @@ class Simulation:
         return [request_id for request_id, ends in self.ends.items() if ends == [kind]]
 
     @property
+    def starts(self) -> list[str]:
+        """The lines of the log that tell of launches."""
+        return [line for line in self.log if " launch " in line]
+
+    @property
     def mean_batch(self) -> float:
         """Mean number of request parts in a launch."""
         return sum(len(launch.slices) for launch in self.launches) / len(self.launches)
@@ -232,8 +245,9 @@ class Simulation:
                 self._end(request_id, "fail")
             case Reject(request_id, error):
                 self._end(request_id, "reject", type(error).__name__)
-            case Expire(request_id):
-                self._end(request_id, "expire")
+            case Expire(request_id, needed_ns):
+                needs = f"needs {needed_ns / NS_PER_MS:.3f} ms" if needed_ns else ""
+                self._end(request_id, "expire", needs)
 
     def _launch(self, launch: Launch) -> None:
         lane = self.core.lanes[launch.lane_id]

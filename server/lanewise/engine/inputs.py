@@ -94,7 +94,7 @@ def warm_corners(spec: ModelSpec, profile: Profile) -> tuple[Corner, ...]:
 
 
 def tuned_corner(spec: ModelSpec, profile: Profile) -> Corner:
-    """Get the corner that `profile` is tuned for: its opt, padded if that is no length to execute."""
+    """Get the corner that `profile` is tuned for: its opt, at the next length it executes."""
     if spec.padding is None:
         return Corner("opt")
     opt = min(profile.ranges[name].opt[dim] for name, dim in spec.padding.inputs.items())

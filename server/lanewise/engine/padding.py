@@ -16,11 +16,11 @@ MOST_BUCKETS = 16
 """Each is warmed up with many numbers of rows, and weighed at every launch."""
 
 SPAN = 16
-"""Buckets that are chosen begin at the largest divided by this: below it a launch hardly gets any
-cheaper, as on an H200 a row of BERT at 32 tokens, which takes 0.9 times as long as at 128."""
+"""Buckets that are chosen begin at the largest divided by this: shorter ones would save little
+of a launch, and every one is warmed up."""
 
 
-def plan_padding(  # noqa: PLR0913, PLR0917 - the settings, and the model they are for
+def plan_padding(  # noqa: PLR0917 - the settings, and the model they are for
     settings: PaddingSettings,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
@@ -109,7 +109,8 @@ def _dim_problems(
         elif not 1 <= dim < len(tensor.shape):
             last = len(tensor.shape) - 1
             allowed = f"1 to {last}" if last > 0 else "none besides its rows"
-            yield f"{key}: is {dim}, but the dimensions of {format_shape(tensor.shape)} are {allowed}"
+            shape = format_shape(tensor.shape)
+            yield f"{key}: is {dim}, but the dimensions of {shape} are {allowed}"
         elif tensor.shape[dim] != DYNAMIC:
             yield (
                 f"{key}: dimension {dim} is always {tensor.shape[dim]} in "
@@ -129,15 +130,14 @@ def _value_problems(settings: PaddingSettings, inputs: Sequence[TensorSpec]) -> 
 
 def _wanted_instead(value: object, dtype: DType) -> str:
     """Say what a padding value of `dtype` must be, if `value` is something else; else ""."""
-    kind = dtype.numpy.kind
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype is DType.BYTES:
         return "" if isinstance(value, str) else "a string"
     if dtype is DType.BOOL:
         return "" if isinstance(value, bool) else "true or false"
-    if kind not in "iu":
+    if dtype.numpy.kind not in "iu":
         return "" if is_number else "a number"
-    limits = np.iinfo(dtype.numpy)
+    limits = np.iinfo(str(dtype.numpy))
     if isinstance(value, int) and is_number and limits.min <= value <= limits.max:
         return ""
     return f"an integer from {limits.min} to {limits.max}"

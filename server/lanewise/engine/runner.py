@@ -183,6 +183,28 @@ def require_rows(spec: ModelSpec, outputs: Mapping[str, Array], padded_rows: int
             )
 
 
+def find_misfit(spec: ModelSpec, outputs: Mapping[str, Array], length: int) -> str:
+    """Say which output cannot be cut back to the lengths of requests; "" if all can.
+
+    Args:
+        spec: of the model.
+        outputs: of an execution.
+        length: that was executed, see `Padding`.
+    """
+    if spec.padding is None:
+        return ""
+    for name, dim in spec.padding.outputs.items():
+        shape = outputs[name].shape
+        if dim >= len(shape) or shape[dim] != length:
+            return (
+                f"model '{spec.name}': output '{name}' came back as {format_shape(shape)} for "
+                f"{length} {spec.padding.dimension}, so it cannot be cut back in dimension {dim}; "
+                "leave it out of padding.outputs if it does not grow with them, or leave out "
+                "[padding]"
+            )
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """One version of a model, ready to be warmed up and served.

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lanewise.errors import ConfigError
 from lanewise.model_settings import describe_problems, settings_error
-from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.models import ModelSpec, Padding, Profile, RowRange, ShapeRange
 from lanewise.scheduler.cost_format import (
     CostFileTable,
     CostsTable,
@@ -21,6 +21,7 @@ from lanewise.scheduler.cost_format import (
     KindTable,
     LaneTable,
     ModelTable,
+    PaddingTable,
     PairTable,
     ProfileTable,
     RangeTable,
@@ -161,9 +162,13 @@ def _write_model(spec: ModelSpec) -> ModelTable:
                 },
                 rows=RowsTable(min=profile.rows.min, opt=profile.rows.opt, max=profile.rows.max),
                 max_queue_delay_ns=profile.max_queue_delay_ns,
+                lengths=profile.lengths,
             )
             for profile in spec.profiles
         ),
+        padding=None
+        if spec.padding is None
+        else PaddingTable(dimension=spec.padding.dimension, inputs=dict(spec.padding.inputs)),
     )
 
 
@@ -183,6 +188,7 @@ def _read_model(model: ModelTable) -> ModelSpec:
             ranges={n: ShapeRange(r.min, r.opt, r.max) for n, r in profile.ranges.items()},
             rows=RowRange(profile.rows.min, profile.rows.opt, profile.rows.max),
             max_queue_delay_ns=profile.max_queue_delay_ns,
+            lengths=profile.lengths,
         )
         for i, profile in enumerate(model.profiles)
     )
@@ -195,7 +201,13 @@ def _read_model(model: ModelTable) -> ModelSpec:
         batching=model.batching,
         rowwise=frozenset(model.rowwise),
         profiles=profiles,
+        padding=None if model.padding is None else _read_padding(model.padding),
     )
+
+
+def _read_padding(table: PaddingTable) -> Padding:
+    """Make the padding; without values and outputs, which cost nothing."""
+    return Padding(table.dimension, table.inputs, dict.fromkeys(table.inputs, 0))
 
 
 def _write_costs(costs: CostTable) -> CostsTable:
@@ -215,6 +227,7 @@ def _write_costs(costs: CostTable) -> CostsTable:
         ),
         change_ns=dict(costs.change_ns),
         switch_ns=costs.switch_ns,
+        ahead=dict(costs.ahead),
     )
 
 
@@ -227,4 +240,5 @@ def _read_costs(stored: CostsTable) -> CostTable:
         costs.record_beside(pair.profile, pair.other, pair.slowdown)
     costs.change_ns = dict(stored.change_ns)
     costs.switch_ns = stored.switch_ns
+    costs.ahead = dict(stored.ahead)
     return costs

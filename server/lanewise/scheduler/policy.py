@@ -17,8 +17,9 @@ class Choice:
 
     Attributes:
         lane: has room.
-        parts: requests of one queue and how many of their next rows go along, 1 or more of
-            each; in all no more than the lane's profile admits.
+        parts: requests of one queue, or of several whose `padded_key` is equal, and how many of
+            their next rows go along, 1 or more of each; in all no more than the lane's profile
+            admits. The longest of them decides on the length that is executed.
         predicted_ns: how long the launch will take, from now; 0 if the policy cannot tell.
         slowdown: how many times longer than alone it will run, because of other lanes.
     """

@@ -10,6 +10,7 @@ from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.routing import Route
 
 FITS = (0, 1)
+BUCKETS = (0, 0)
 
 
 def waiting(
@@ -20,9 +21,9 @@ def waiting(
     shape: tuple[int, ...] = (),
     owners: tuple[int, ...] = (0,),
 ) -> Waiting:
-    route = Route(rows, (shape,), FITS, bucket=0)
+    route = Route(rows, (shape,), FITS, BUCKETS)
     request = QueuedRequest(RequestId(request_id), route, stack_key=shape)
-    return Waiting(request, request_id, 0, due_ns, FITS, bucket=0, owners=owners)
+    return Waiting(request, request_id, 0, due_ns, FITS, BUCKETS, owners=owners)
 
 
 def ids(entries: list[Waiting]) -> list[int]:
@@ -30,7 +31,7 @@ def ids(entries: list[Waiting]) -> list[int]:
 
 
 def queue_of(*entries: Waiting) -> StackQueue:
-    queue = StackQueue(FITS, bucket=0)
+    queue = StackQueue(FITS, BUCKETS)
     for one in entries:
         queue.add(one)
     return queue

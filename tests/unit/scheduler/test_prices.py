@@ -26,7 +26,7 @@ def prices(*lanes: tuple[tuple[int, int, int], tuple[int, ...], Times]) -> Price
         made.append(Lane(LaneId(index), profile(index, rows), row_counts=row_counts))
         for count, took_ns in times.items():
             costs.record(index, count, BUCKET, took_ns)
-    return Prices(made, costs, BUCKET, now_ns=0)
+    return Prices(made, costs, [BUCKET] * len(made), now_ns=0)
 
 
 @st.composite

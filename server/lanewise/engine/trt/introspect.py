@@ -135,7 +135,9 @@ def plan_engine_profiles(
     problems = []
     if settings.padding is not None and facts.shape_tensors:
         listed = ", ".join(sorted(facts.shape_tensors))
-        problems.append(f"padding: the values of {listed} decide shapes, which padding would change")
+        problems.append(
+            f"padding: the values of {listed} decide shapes, which padding would change"
+        )
     entries = None
     if settings.profiles is not None:
         entries = []
