@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 DIST ?= dist
 PYTEST_ARGS ?=
+LANES ?= cpu
 
 BIN := $(VENV)/bin
 INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
 announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-gpu bench-gpu bench-sched check protos build clean
+.PHONY: help demo serve test test-gpu bench-gpu bench-sched bench-lanes check protos build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,12 @@ bench-gpu: ## measure the lanes of ResNet-50 and BERT on this GPU, beside the na
 bench-sched: $(VENV)/.runtime ## compare the scheduling policies in the simulator; BENCH_ARGS=--short for a minute
 	$(BIN)/python -m benchmarks.scheduler $(or $(BENCH_ARGS), \
 		--output benchmarks/scheduler/results/$$(date +%F)-scheduler)
+
+bench-lanes: $(if $(filter cpu,$(LANES)),$(VENV)/.test) ## serve traces on real lanes, beside what the simulator predicts; LANES=gpu for TensorRT-RTX
+	PYTHONPATH=server:client:$(PYTHONPATH) \
+		$(if $(filter cpu,$(LANES)),$(BIN)/python,$(PYTHON)) -m benchmarks.scheduler.real_lanes \
+		--backend $(if $(filter cpu,$(LANES)),onnxruntime,tensorrt-rtx) \
+		--output benchmarks/scheduler/results/$$(date +%F)-lanes-$(LANES) $(BENCH_ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are up to date
 	$(BIN)/ruff format --check .

@@ -1,5 +1,4 @@
-"""What the thread that decides spends on a request and on a launch, measured with lanes that
-execute nothing."""
+"""What the thread that decides spends on a request and on a launch, on lanes that do nothing."""
 
 from __future__ import annotations
 
@@ -27,20 +26,25 @@ REQUESTS = 400
 TOGETHER = 20
 """Requests that are submitted at once, so that they share launches."""
 
+ROWS = 2
+"""Of each request: more than a profile for single rows admits, so that they can share launches."""
+
 
 async def measure_host(
     spec: ModelSpec, loaded: LoadedModel, costs: CostTable, policy: MakePolicy
 ) -> HostCosts:
     """Measure what the event loop's thread computes for a request and for a launch.
 
-    CPU time of that thread, so that other threads and processes do not count. Requests of one
-    row one after the other have a launch each; those submitted together share launches: the
+    CPU time of that thread, so that other threads and processes do not count. Small
+    requests one after the other have a launch each; those submitted together share launches: the
     two averages tell both costs.
 
     Args:
         spec: whose outputs the idle lanes make up; all its requests are of its first profile's
             opt, but for their rows.
-        costs: what the policy believes of the lanes; not changed for others.
+        loaded: whose lanes the idle ones are like.
+        costs: what the policy believes of the lanes; changed to what idle lanes cost.
+        policy: makes the policy that decides.
     """
     polled = not spec.backend.startswith(("onnx", "simulated"))
     lanes = tuple(_IdleRunner(spec, runner, polled=polled) for runner in loaded.runners)
@@ -70,7 +74,7 @@ class Spent:
 
 
 def solve(one: Spent, other: Spent) -> HostCosts:
-    """Find the costs of a request and of a launch from two different mixes of both; never below 0."""
+    """Find what a request and a launch cost from two mixes of both; never below 0."""
     share, other_share = one.launches / one.requests, other.launches / other.requests
     mean_ns, other_mean_ns = one.cpu_ns / one.requests, other.cpu_ns / other.requests
     launch_ns = 0.0
@@ -80,14 +84,7 @@ def solve(one: Spent, other: Spent) -> HostCosts:
 
 
 async def _measure(dispatcher: Dispatcher, together: int) -> Spent:
-    first = dispatcher.spec.profiles[0].ranges
-    inputs = Inputs(dispatcher.spec).of(
-        [
-            (1, *first[tensor.name].opt[1:]) if tensor.name in dispatcher.spec.rowwise else
-            first[tensor.name].opt
-            for tensor in dispatcher.spec.inputs
-        ]
-    )  # fmt: skip
+    inputs = _requests_of(dispatcher.spec, ROWS)
     launches = _count_launches(dispatcher)
     gc.collect()
     began_ns = time.thread_time_ns()
@@ -97,6 +94,15 @@ async def _measure(dispatcher: Dispatcher, together: int) -> Spent:
                 tasks.create_task(dispatcher.submit(inputs))
     spent_ns = time.thread_time_ns() - began_ns
     return Spent(REQUESTS, _count_launches(dispatcher) - launches, spent_ns)
+
+
+def _requests_of(spec: ModelSpec, rows: int) -> Mapping[str, Array]:
+    """Make the inputs of a request, at the opt of the first profile but for its rows."""
+    shapes = []
+    for tensor in spec.inputs:
+        opt = spec.profiles[0].ranges[tensor.name].opt
+        shapes.append((rows, *opt[1:]) if tensor.name in spec.rowwise else opt)
+    return Inputs(spec).of(shapes)
 
 
 def _count_launches(dispatcher: Dispatcher) -> int:
@@ -127,7 +133,9 @@ class _IdleRunner:
         self._like = like
         self._polled = polled
         rows = like.profile.rows.max
-        self._outputs = {output.name: np.zeros((rows, 1)) for output in spec.outputs}
+        self._outputs: dict[str, Array] = {
+            output.name: np.zeros((rows, 1)) for output in spec.outputs
+        }
 
     @property
     def profile(self) -> Profile:

@@ -1,6 +1,6 @@
-"""Models that real lanes are made of: one for each backend, with profiles of 1, 1 to 32 and 128 rows.
+"""Models that real lanes are made of: one for each backend.
 
-Written without ONNX's Python package where the backend does not need it, and imported when chosen.
+On the GPU with profiles of 1, 1 to 32 and 128 rows; elsewhere without the first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.runner import LoadedModel
 from lanewise.model_settings import read_model_settings
 
-WIDTH = 1024
-LAYERS = 3
+CHANNELS, SIZE, FILTERS, CLASSES = 8, 32, 32, 10
 
 SETTINGS = """
 backend = "{backend}"
@@ -23,15 +22,14 @@ max_queue_delay_ms = 2.0
 [onnxruntime]
 threads = 1
 [[profiles]]
-name = "online"
-tensors.X = {{ min = [1, {width}], opt = [1, {width}], max = [1, {width}] }}
-[[profiles]]
 name = "dynamic"
-tensors.X = {{ min = [1, {width}], opt = [4, {width}], max = [32, {width}] }}
+tensors.X = {{ min = [1, {item}], opt = [4, {item}], max = [32, {item}] }}
 [[profiles]]
 name = "offline"
-tensors.X = {{ min = [128, {width}], opt = [128, {width}], max = [128, {width}] }}
+tensors.X = {{ min = [128, {item}], opt = [128, {item}], max = [128, {item}] }}
 """
+"""Two lanes of one thread each: as many as a small machine has cores. More would wait for each
+other in ways that no pair of them shows."""
 
 SIMULATED = """
 [[inputs]]
@@ -58,38 +56,47 @@ def load_lanes(backend: str, folder: Path, clock: Clock) -> LoadedModel:
 
 def _write_simulated(folder: Path) -> Path:
     """Write a model that takes its time and computes nothing."""
-    _write_settings(folder, "simulated", width=1)
+    _write_settings(folder, "simulated", "1")
     file = folder / "model.sim.toml"
     file.write_text(SIMULATED, encoding="utf-8")
     return file
 
 
-def _write_perceptron(folder: Path) -> Path:
-    """Write LAYERS fully connected layers of WIDTH in FP32.
+def _write_convolutions(folder: Path) -> Path:
+    """Write two convolutions in FP32, some 0.5 ms a row on one core.
 
-    Like a network on a GPU, and unlike a convolution on a CPU, it costs little more for a few
-    rows than for one: that takes as long as it takes to read the weights.
+    Their weights fit into a core's cache: a model that reads more takes two to three times as
+    long when other lanes, or nobody, ran before it than back to back, as costs are measured.
     """
     import numpy as np
     import onnx
     from onnx import helper, numpy_helper
 
-    _write_settings(folder, "onnxruntime", WIDTH)
+    _write_settings(folder, "onnxruntime", f"{CHANNELS}, {SIZE}, {SIZE}")
     draw = np.random.default_rng(0)
-    nodes, weights, x = [], [], "X"
-    for layer in range(LAYERS):
-        values = draw.standard_normal((WIDTH, WIDTH), np.float32) * WIDTH**-0.5
-        weights.append(numpy_helper.from_array(values, f"w{layer}"))
-        y = "Y" if layer == LAYERS - 1 else f"h{layer}"
-        nodes.append(helper.make_node("MatMul", [x, f"w{layer}"], [y]))
-        x = y
-    tensors = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", WIDTH])
-        for name in "XY"
+    shapes = {
+        "w0": (FILTERS, CHANNELS, 3, 3),
+        "w1": (FILTERS, FILTERS, 3, 3),
+        "w2": (FILTERS, CLASSES),
+    }
+    weights = [
+        numpy_helper.from_array(draw.standard_normal(shape, np.float32) * 0.1, name)
+        for name, shape in shapes.items()
     ]
-    graph = helper.make_graph(nodes, "perceptron", tensors[:1], tensors[1:], weights)
+    nodes = [
+        helper.make_node("Conv", ["X", "w0"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node("MatMul", ["f", "w2"], ["Y"]),
+    ]
+    x = helper.make_tensor_value_info("X", onnx.TensorProto.FLOAT, ["rows", CHANNELS, SIZE, SIZE])
+    y = helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, ["rows", CLASSES])
+    graph = helper.make_graph(nodes, "convolutions", [x], [y], weights)
     opset = helper.make_opsetid("", 21)
-    file = folder / "perceptron.onnx"
+    file = folder / "convolutions.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), file)
     return file
 
@@ -108,13 +115,13 @@ def _write_resnet(folder: Path) -> Path:
     return plan
 
 
-def _write_settings(folder: Path, backend: str, width: int) -> None:
-    text = SETTINGS.format(backend=backend, width=width)
+def _write_settings(folder: Path, backend: str, item: str) -> None:
+    text = SETTINGS.format(backend=backend, item=item)
     (folder / "model.toml").write_text(text, encoding="utf-8")
 
 
 _WRITERS: Mapping[str, Callable[[Path], Path]] = {
-    "onnxruntime": _write_perceptron,
+    "onnxruntime": _write_convolutions,
     "tensorrt-rtx": _write_resnet,
     "simulated": _write_simulated,
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +16,29 @@ from benchmarks.scheduler.figures import TOLERANCE, Figures, deviation, median_o
 from benchmarks.scheduler.lane_runs import Case, LaneRuns
 from benchmarks.scheduler.report import as_table
 
-_DISTRIBUTIONS = {"onnxruntime": "onnxruntime", "tensorrt-rtx": "tensorrt-rtx"}
-
 
 def describe_run(backend: str, arguments: Sequence[str]) -> dict[str, str]:
     """Tell when, on what and how the lanes were run."""
-    distribution = _DISTRIBUTIONS.get(backend)
-    version = importlib.metadata.version(distribution) if distribution else ""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": _machine(backend),
-        "backend": f"{backend} {version}".strip(),
+        "backend": _title(backend),
         "python": platform.python_version(),
         "command": " ".join(["python -m benchmarks.scheduler.real_lanes", *arguments]),
     }
 
 
-def _machine(backend: str) -> str:
-    import os
+def _title(backend: str) -> str:
+    if backend == "tensorrt-rtx":
+        from lanewise.engine.trt.binding import bind
 
+        return bind("tensorrt-rtx").name
+    if backend == "onnxruntime":
+        return f"{backend} {importlib.metadata.version(backend)}"
+    return backend
+
+
+def _machine(backend: str) -> str:
     cores = f"{_cpu()}, {os.cpu_count()} cores"
     if backend != "tensorrt-rtx":
         return cores
@@ -77,8 +83,9 @@ def as_markdown(runs: LaneRuns, circumstances: dict[str, str]) -> str:
             + "\n".join(f"- {name}: {words}" for name, words in settings.items()),
             "## Measured",
             as_table(_MEASURED, [_measured_row(case) for case in runs.cases]),
-            "## Predicted\n\nBy the simulator, from the costs measured before, and how far that "
-            f"is from what was measured; bold beyond {TOLERANCE:.0%}.",
+            "## Predicted\n\nBy the simulator, from the costs measured before each repeat, and how "
+            "far that is from what was measured: medians of the repeats, bold beyond "
+            f"{TOLERANCE:.0%}.",
             as_table(_PREDICTED, [_predicted_row(case) for case in runs.cases]),
             "## Costs",
             as_table(("profile", "rows", "median ms", "spread ms"), list(_cost_rows(runs))),
@@ -90,7 +97,7 @@ def as_markdown(runs: LaneRuns, circumstances: dict[str, str]) -> str:
 
 _MEASURED = (
     "load", "policy", "requests", "throughput/s", "goodput/s", "p50 ms", "p99 ms (range)",
-    "p99 ms of 1 row", "generator late, p99 us",
+    "p99 ms of 1 row", "generator late, p99 us", "others took",
 )  # fmt: skip
 
 _PREDICTED = ("load", "policy", "throughput/s", "goodput/s", "p50 ms", "p99 ms", "p99 ms of 1 row")
@@ -109,30 +116,36 @@ def _measured_row(case: Case) -> list[str]:
         f"{median.p99_ms:.2f} ({min(p99s):.2f} to {max(p99s):.2f})",
         f"{_interactive(median):.2f}",
         f"{max(case.late_p99_us):.0f}",
+        f"{max(case.others):.0%}",
     ]
 
 
 def _predicted_row(case: Case) -> list[str]:
-    predicted, measured = case.predicted, median_of(case.measured)
+    def beside(figure: Callable[[Figures], float], form: str) -> str:
+        predicted = statistics.median(map(figure, case.predicted))
+        off = median_deviation(case, figure)
+        share = f"{off:+.0%}"
+        return f"{predicted:{form}} ({f'**{share}**' if abs(off) > TOLERANCE else share})"
+
     return [
         f"{case.load:.0%}",
         case.policy,
-        _beside(predicted.throughput, measured.throughput, "{:.1f}"),
-        _beside(predicted.goodput, measured.goodput, "{:.1f}"),
-        _beside(predicted.p50_ms, measured.p50_ms, "{:.2f}"),
-        _beside(predicted.p99_ms, measured.p99_ms, "{:.2f}"),
-        _beside(_interactive(predicted), _interactive(measured), "{:.2f}"),
+        beside(lambda one: one.throughput, ".1f"),
+        beside(lambda one: one.goodput, ".1f"),
+        beside(lambda one: one.p50_ms, ".2f"),
+        beside(lambda one: one.p99_ms, ".2f"),
+        beside(_interactive, ".2f"),
     ]
+
+
+def median_deviation(case: Case, figure: Callable[[Figures], float]) -> float:
+    """Tell how far predictions were off, as the median over the repeats."""
+    pairs = zip(case.predicted, case.measured, strict=True)
+    return statistics.median(deviation(figure(one), figure(other)) for one, other in pairs)
 
 
 def _interactive(figures: Figures) -> float:
     return figures.p99_ms_by_kind.get("interactive", float("nan"))
-
-
-def _beside(predicted: float, measured: float, form: str) -> str:
-    off = deviation(predicted, measured)
-    share = f"{off:+.0%}"
-    return f"{form.format(predicted)} ({f'**{share}**' if abs(off) > TOLERANCE else share})"
 
 
 def _cost_rows(runs: LaneRuns) -> Iterator[list[str]]:

@@ -13,20 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.scheduler.bystanders import Bystanders
 from benchmarks.scheduler.contenders import OURS, Settings, contenders
 from benchmarks.scheduler.figures import Figures, figures_of
 from benchmarks.scheduler.host_costs import measure_host
 from benchmarks.scheduler.lane_models import load_lanes
-from benchmarks.scheduler.replay import Replay, replay
+from benchmarks.scheduler.replay import replay
 from benchmarks.scheduler.scenarios import DEADLINES_MS, ROWS, SHARES
-from lanewise.clock import NS_PER_MS, SystemClock
+from lanewise.clock import NS_PER_MS, Clock, SystemClock
 from lanewise.config import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.engine.runner import LoadedModel
+from lanewise.engine.threads import RunnerThreads
 from lanewise.scheduler.cost_file import HostCosts, MeasuredModel, load_costs, save_costs
 from lanewise.scheduler.costs import CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.measuring import MeasuredLane, measure_costs
+from lanewise.scheduler.policy import Policy
 from lanewise.simulator.simulation import Options, simulate
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
 from lanewise.tensors import Shape
@@ -37,6 +41,10 @@ no lane has, and triton-as-coded chooses as triton does where the profiles do no
 
 H200_BULK_NS = 5_420_000
 """A launch of 128 rows in the scenarios whose deadlines are stretched for slower lanes."""
+
+CALM, TRIES = 0.05, 4
+"""A repeat is tried again if other processes took more of the machine, at most so often; the
+calmest try counts."""
 
 PAUSE_S = 0.2
 """Between runs, for what the one before has left behind."""
@@ -54,30 +62,49 @@ class Plan:
     """
 
     backend: str
-    loads: tuple[float, ...] = (0.4, 0.7, 1.0)
-    seconds: float = 5.0
+    loads: tuple[float, ...] = (0.3, 0.6, 0.9)
+    seconds: float = 3.0
     repeats: int = 3
     seed: int = 1
     policies: tuple[str, ...] = POLICIES
     trace: tuple[Arrival, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One repeat of a trace; `others` is the share of the machine that other processes took."""
+
+    predicted: Figures
+    measured: Figures
+    late_p99_us: float
+    others: float
+
+
 @dataclass(slots=True)
 class Case:
-    """A trace under a policy: what was predicted, and what each repeat came to.
+    """A trace under a policy: what was predicted for each repeat, and what it came to.
 
     Attributes:
         settings: of the policy, in words.
         late_p99_us: how late the load generator was in each repeat.
+        others: the share of the machine that other processes took in each repeat.
     """
 
     load: float
     policy: str
     settings: str
     requests: int
-    predicted: Figures
+    predicted: list[Figures] = field(default_factory=list)
     measured: list[Figures] = field(default_factory=list)
     late_p99_us: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+
+    def note(self, one: Try) -> None:
+        """Add a repeat."""
+        self.predicted.append(one.predicted)
+        self.measured.append(one.measured)
+        self.late_p99_us.append(one.late_p99_us)
+        self.others.append(one.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +113,8 @@ class LaneRuns:
 
     Attributes:
         capacity: requests of the mix a second, see README.
-        model: as it was measured before the first request.
+        model: as it was measured before the first request; predictions are made from what was
+            measured right before the repeat.
         hosts: what deciding costs, by policy.
     """
 
@@ -98,7 +126,12 @@ class LaneRuns:
 
 
 async def run_lanes(plan: Plan, tell: Callable[[str], None]) -> LaneRuns:
-    """Measure the lanes, predict each trace from that, and then serve each on them."""
+    """Measure the lanes, predict each trace from that, and then serve each on them.
+
+    The lanes are measured anew right before each trace, and both are done again if other
+    processes were busy meanwhile: on a machine shared with others lanes are not as fast from
+    minute to minute, which is nothing a prediction could know.
+    """
     clock = SystemClock()
     with tempfile.TemporaryDirectory() as folder:
         loaded = await asyncio.to_thread(load_lanes, plan.backend, Path(folder), clock)
@@ -117,23 +150,28 @@ async def run_lanes(plan: Plan, tell: Callable[[str], None]) -> LaneRuns:
         costs = copy.deepcopy(model.costs)
         hosts[name] = await measure_host(loaded.spec, loaded, copy.deepcopy(costs), make_policy)
         dispatchers[name] = _dispatcher(loaded, make_policy, costs)
-    cases = [
-        _predict(load, trace, name, settings[name], model, hosts[name])
+    cases = {
+        load: [Case(load, name, settings[name][0], len(trace)) for name in plan.policies]
         for load, trace in traces.items()
-        for name in plan.policies
-    ]
+    }
     gc.freeze()  # what was made so far need not be looked through while requests wait
     try:
         for repeat in range(plan.repeats):
             tell(f"repeat {repeat + 1} of {plan.repeats}")
-            for case in cases:
-                await asyncio.sleep(PAUSE_S)
-                gc.collect()
-                _note(case, await replay(dispatchers[case.policy], traces[case.load]))
+            for load, trace in traces.items():
+                for case in cases[load]:
+                    name = case.policy
+                    tries: list[Try] = []
+                    while len(tries) < TRIES and (not tries or tries[-1].others > CALM):
+                        now = dataclasses.replace(model, host=hosts[name])
+                        attempt = _try(now, loaded, dispatchers[name], trace, settings[name])
+                        tries.append(await attempt)
+                    case.note(min(tries, key=lambda one: one.others))
     finally:
         for dispatcher in {measuring, *dispatchers.values()}:
             await dispatcher.close()
-    return LaneRuns(plan, capacity, model, hosts, cases)
+    every = [case for same_load in cases.values() for case in same_load]
+    return LaneRuns(plan, capacity, model, hosts, every)
 
 
 def capacity_of(model: MeasuredModel) -> float:
@@ -153,7 +191,7 @@ def _item(model: MeasuredModel) -> list[Shape]:
 
 
 def _trace(plan: Plan, model: MeasuredModel, rate: float) -> tuple[Arrival, ...]:
-    bulk_ns = model.costs.typical_ns(len(model.lanes) - 1, 128, bucket_of(_item(model)))
+    bulk_ns = model.costs.typical_ns(len(model.spec.profiles) - 1, 128, bucket_of(_item(model)))
     stretch = max(1.0, bulk_ns / H200_BULK_NS)
     mix = [
         RequestKind(
@@ -181,13 +219,13 @@ def _tune(name: str, model: MeasuredModel, traces: Iterable[Sequence[Arrival]]) 
 
 
 def _dispatcher(
-    loaded: LoadedModel, policy: str | Callable[[CostTable], object], costs: CostTable | None
+    loaded: LoadedModel, policy: str | Callable[[CostTable], Policy], costs: CostTable | None
 ) -> Dispatcher:
     return Dispatcher(
         loaded,
         SystemClock(),
         max_queue_requests=DEFAULT_MAX_QUEUE_REQUESTS,
-        policy=policy,  # type: ignore[arg-type]
+        policy=policy,
         costs=costs,
     )
 
@@ -206,21 +244,34 @@ def _through_file(model: MeasuredModel, path: Path) -> MeasuredModel:
     return load_costs(path)
 
 
-def _predict(
-    load: float,
-    trace: Sequence[Arrival],
-    policy: str,
-    settings: Settings,
+async def _measure_again(loaded: LoadedModel, clock: Clock) -> CostTable:
+    costs = CostTable()
+    lanes = [
+        MeasuredLane(runner, RunnerThreads(runner.depth, "bench")) for runner in loaded.runners
+    ]
+    await measure_costs(loaded.spec, lanes, costs, clock)
+    for lane in lanes:
+        lane.threads.stop()
+    return costs
+
+
+async def _try(
     model: MeasuredModel,
-    host: HostCosts,
-) -> Case:
-    label, make_policy = settings
-    hosted = dataclasses.replace(model, host=host)
-    result = simulate(hosted, trace, make_policy, Options(varied=True))
-    figures = figures_of(result.outcomes, result.ended_ns - result.began_ns)
-    return Case(load, policy, label, len(trace), figures)
-
-
-def _note(case: Case, result: Replay) -> None:
-    case.measured.append(figures_of(result.outcomes, result.duration_ns))
-    case.late_p99_us.append(float(np.quantile(result.lateness_ns, 0.99)) / 1e3)
+    loaded: LoadedModel,
+    dispatcher: Dispatcher,
+    trace: Sequence[Arrival],
+    settings: Settings,
+) -> Try:
+    """Measure the lanes, predict what comes of the trace, and serve it."""
+    await asyncio.sleep(PAUSE_S)
+    bystanders = Bystanders()
+    now = dataclasses.replace(model, costs=await _measure_again(loaded, SystemClock()))
+    simulated = simulate(now, trace, settings[1], Options(varied=True))
+    gc.collect()
+    served = await replay(dispatcher, trace)
+    return Try(
+        figures_of(simulated.outcomes, simulated.ended_ns - simulated.began_ns),
+        figures_of(served.outcomes, served.duration_ns),
+        float(np.quantile(served.lateness_ns, 0.99)) / 1e3,
+        bystanders.share(),
+    )

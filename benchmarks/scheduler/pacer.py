@@ -32,7 +32,7 @@ async def pace(times_ns: Sequence[int], when_due: Callable[[int, int], None]) ->
     """
     loop = asyncio.get_running_loop()
     reading, writing = os.pipe()
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220 - nothing else waits for the loop yet
         [sys.executable, __file__, str(writing)], stdin=subprocess.PIPE, pass_fds=[writing]
     )
     os.close(writing)

@@ -1,4 +1,4 @@
-"""A trace on real lanes, in open loop: requests come when they are due, whatever became of others."""
+"""A trace on real lanes, in open loop: requests come when due, whatever became of others."""
 
 from __future__ import annotations
 

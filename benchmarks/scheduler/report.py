@@ -128,5 +128,6 @@ def _checks(verdicts: Iterable[Verdict]) -> str:
 
 
 def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

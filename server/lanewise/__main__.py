@@ -72,6 +72,11 @@ def cli() -> None:
     help="How long waiting requests may still run after SIGTERM.",
 )
 @click.option(
+    "--costs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder where what launches cost is kept for the next start, and for `simulate`.",
+)
+@click.option(
     "--record-traces",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for a trace of each model: shapes and times of its requests, no data.",

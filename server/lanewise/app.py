@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,7 +26,10 @@ from lanewise.model_settings import read_model_settings
 from lanewise.models import ModelSpec, Profile
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.server import build_server
-from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.cost_file import MeasuredModel
+from lanewise.scheduler.cost_folder import CostFolder
+from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.dispatcher import Dispatcher, lanes_of
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.request import ArrivedRequest
 from lanewise.simulator.trace import TraceWriter
@@ -62,6 +66,7 @@ class App:
         self._clock = clock or SystemClock()
         self._dispatchers: list[Dispatcher] = []
         self._traces: list[TraceWriter] = []
+        self._costs = None if settings.costs is None else CostFolder(settings.costs)
         self._stop = asyncio.Event()
         self._lane_lost = asyncio.Event()
         self._signalled = False
@@ -222,16 +227,23 @@ class App:
             backend_override=self.settings.backend,
             clock=self._clock,
         )
+        costs = None
+        if self._costs is not None:
+            unmeasured = MeasuredModel(loaded.spec, lanes_of(loaded), CostTable())
+            costs = await asyncio.to_thread(self._costs.load, unmeasured)
         dispatcher = Dispatcher(
             loaded,
             self._clock,
             max_queue_requests=self.settings.max_queue_requests,
             scheduling=settings.scheduling,
+            costs=costs,
             when_lane_lost=self._take_note_of_lost_lane,
         )
         try:
             dispatcher.when_arrived = self._record_trace(dispatcher.spec)
             await dispatcher.warm_up()
+            if self._costs is not None and costs is None:
+                await asyncio.to_thread(self._costs.save, _measured(dispatcher))
         except Exception:  # if it is cancelled, closing would wait for the runner at work
             await dispatcher.close()
             raise
@@ -271,6 +283,16 @@ class App:
         self._traces.append(trace)
         return trace.record
 
+    def _save_costs(self) -> None:
+        """Keep what traffic has taught of costs; a failure is only logged."""
+        if self._costs is None:
+            return
+        for dispatcher in self._dispatchers:
+            try:
+                self._costs.save(_measured(dispatcher))
+            except ConfigError as error:
+                _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
+
     async def _drain(self, server: grpc.aio.Server, health: HealthService) -> None:
         """Refuse new work, run the backlog for the grace period, then release everything."""
         grace_ns = int(self.settings.drain_grace_s * NS_PER_S)
@@ -288,11 +310,17 @@ class App:
         await health.close()
         await asyncio.sleep(LAME_DUCK_S)
         await server.stop(HANDOVER_S)
+        self._save_costs()
         for dispatcher in self._dispatchers:
             self.must_leave_at_once |= not await dispatcher.close()
         for trace in self._traces:
             trace.close()
         _log.info("stopped", **({"dropped": dropped} if dropped else {}))
+
+
+def _measured(dispatcher: Dispatcher) -> MeasuredModel:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return dispatcher.measured(f"lanewise {__version__} on {platform.node()}, {now}")
 
 
 def leave_at_once(status: int) -> NoReturn:

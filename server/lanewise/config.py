@@ -33,6 +33,8 @@ class ServerSettings:
         max_queue_requests: requests that may wait at a time for the same profiles of a
             version of a model.
         drain_grace_s: how long waiting requests may still run after SIGTERM.
+        costs: folder in which what launches cost is kept from one start to the next; None to
+            measure it at every start.
         record_traces: folder for a trace of each model's requests; None for none.
     """
 
@@ -44,6 +46,7 @@ class ServerSettings:
     max_message_mb: int = DEFAULT_MAX_MESSAGE_MB
     max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
     drain_grace_s: float = DEFAULT_DRAIN_GRACE_S
+    costs: Path | None = None
     record_traces: Path | None = None
 
 

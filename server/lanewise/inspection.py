@@ -16,7 +16,7 @@ from lanewise.engine.trt.plan_header import read_plan_header
 from lanewise.errors import ConfigError
 from lanewise.model_settings import read_model_settings
 from lanewise.rpc.metadata import describe_model
-from lanewise_client import Client, Lane, ModelLanes, ModelMetadata
+from lanewise_client import Client, Lane, ModelCosts, ModelLanes, ModelMetadata
 from lanewise_client.metadata import parse_model_metadata
 
 READ_TIMEOUT_S = 10.0
@@ -70,6 +70,7 @@ def inspect_server(address: str, console: Console) -> bool:
                 continue
             _print_model(client.model_metadata(model.name, model.version), console)
             _print_lanes(client.lanes(model.name, model.version), console)
+            print_costs(client.costs(model.name, model.version), console)
     return all_ready
 
 
@@ -137,7 +138,7 @@ def print_engine(engine: EngineReport, profiles: Sequence[str], console: Console
 def _print_lanes(model: ModelLanes, console: Console) -> None:
     lanes = _table(
         "lane", "profile", "state", "launches", "requests", "rows", "padding", "mean queue",
-        "mean execution", "host", "device",
+        "mean execution", "mean predicted", "host", "device",
     )  # fmt: skip
     for lane in model.lanes:
         counted = lane.counters
@@ -151,6 +152,7 @@ def _print_lanes(model: ModelLanes, console: Console) -> None:
             _share(counted.padded_rows - counted.rows, counted.padded_rows),
             _mean_ms(counted.queue_ns, counted.requests),
             _mean_ms(counted.execution_ns, counted.launches),
+            _mean_ms(counted.predicted_ns, counted.launches),
             _size(lane.host_bytes),
             _size(lane.device_bytes),
         )
@@ -183,6 +185,30 @@ def _print_device_use(on_device: Iterable[Lane], console: Console) -> None:
     console.print(lanes)
 
 
+def print_costs(costs: ModelCosts, console: Console) -> None:
+    """Print what launches of each kind cost alone, and how much profiles disturb each other."""
+    if not costs.launches:
+        return
+    launches = _table(
+        "profile", "rows executed", "elements without rows", "typical", "95 % within", "samples"
+    )
+    for cost in costs.launches:
+        launches.add_row(
+            cost.profile,
+            str(cost.rows),
+            f"about 2^{cost.bucket}",
+            _ms(cost.typical_ns),
+            _ms(cost.safe_ns),
+            str(cost.samples),
+        )
+    console.print(launches)
+    if costs.pairs:
+        pairs = _table("profile", "while beside", "times as long")
+        for pair in costs.pairs:
+            pairs.add_row(pair.profile, pair.other, f"{pair.slowdown:.2f}")
+        console.print(pairs)
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
@@ -200,6 +226,10 @@ def _share(part: int, whole: int) -> str:
 
 def _mean_ms(total_ns: int, count: int) -> str:
     return f"{total_ns / count / NS_PER_MS:.2f} ms" if count else "-"
+
+
+def _ms(time_ns: int) -> str:
+    return f"{time_ns / NS_PER_MS:.3f} ms"
 
 
 def _size(count: int) -> str:

@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -16,10 +16,12 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lanewise.errors import ConfigError
 
+EntriesT = TypeVar("EntriesT", bound=Sized)
+
 BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "simulated"]
 
 
-def _require_entries(entries: tuple[object, ...]) -> tuple[object, ...]:
+def _require_entries(entries: EntriesT) -> EntriesT:
     if not entries:
         raise PydanticCustomError("empty", "must have at least one entry")
     return entries
@@ -122,6 +124,24 @@ class TensorRTSettings(Table):
     poll: bool = True
 
 
+class PaddingSettings(Table):
+    """The table [padding]: a dimension in which requests of different sizes may be stacked.
+
+    Attributes:
+        dimension: what it is called in messages.
+        inputs: which dimension of an input it is, by name.
+        values: what inputs are padded with, by name; zeros, false or empty strings for others.
+        outputs: which dimension of an output is cut back to the request's own size, by name.
+        buckets: sizes to pad to, besides the max of each profile; None to choose some.
+    """
+
+    dimension: Annotated[str, Field(min_length=1)] = "length"
+    inputs: Annotated[dict[str, int], NonEmpty]
+    values: dict[str, object] = Field(default_factory=dict)
+    outputs: dict[str, int] = Field(default_factory=dict)
+    buckets: Annotated[tuple[int, ...], Field(strict=False), NonEmpty] | None = None
+
+
 class SchedulingSettings(Table):
     """The table [scheduling].
 
@@ -149,12 +169,14 @@ class ModelSettings(Table):
 
     Attributes:
         batching: None lets the model's dynamic dimensions decide.
+        padding: None stacks requests of equal shapes alone.
     """
 
     backend: BackendName = "auto"
     batching: bool | None = None
     max_queue_delay_ms: DelayMs = 2.0
     profiles: Profiles | None = None
+    padding: PaddingSettings | None = None
     onnxruntime: OnnxRuntimeSettings = Field(default_factory=OnnxRuntimeSettings)
     scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     tensorrt: TensorRTSettings = Field(default_factory=TensorRTSettings)

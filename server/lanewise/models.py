@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -52,6 +53,8 @@ class Profile:
         max_queue_delay_ns: how long a request may be held back to fill a batch.
         values: by input that is a shape tensor: one whose values, not its shape alone,
             decide the shapes of other tensors. Only TensorRT tells them from others.
+        lengths: ascending; requests are padded up to the next of them. Empty for a model
+            without padding.
     """
 
     index: int
@@ -60,6 +63,37 @@ class Profile:
     rows: RowRange
     max_queue_delay_ns: int
     values: Mapping[str, ShapeValues] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+
+    def padded_length(self, length: int) -> int:
+        """Tell the length that is executed for requests of `length`; 0 if none is long enough."""
+        at_least = bisect.bisect_left(self.lengths, length)
+        return self.lengths[at_least] if at_least < len(self.lengths) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """A dimension, beside rows, in which requests of different sizes may share a launch.
+
+    A request's size there is its length. In a launch all have the length of the longest,
+    padded up to the next of `Profile.lengths`.
+
+    Attributes:
+        dimension: what it is called in messages.
+        inputs: which dimension of an input it is, by name; 1 or more. All are row-wise.
+        values: what follows the data of a request in these inputs, by name.
+        outputs: which dimension of an output has the length and is cut back, by name.
+    """
+
+    dimension: str
+    inputs: Mapping[str, int]
+    values: Mapping[str, bytes | bool | int | float]
+    outputs: Mapping[str, int] = field(default_factory=dict)
+
+    def item_shape(self, name: str, item: Shape, length: int) -> Shape:
+        """Get the shape of a row of input `name`, which is `item`, at another length."""
+        dim = self.inputs.get(name)
+        return item if dim is None else (*item[: dim - 1], length, *item[dim:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +108,7 @@ class ModelSpec:
             bytes are equal. Empty without batching.
         profiles: in the order of their indexes; at least one.
         text_inputs: names of the BYTES inputs whose elements the backend takes as UTF-8.
+        padding: None for a model whose requests share launches only if their shapes are equal.
     """
 
     name: str
@@ -85,6 +120,7 @@ class ModelSpec:
     rowwise: frozenset[str]
     profiles: tuple[Profile, ...]
     text_inputs: frozenset[str] = frozenset()
+    padding: Padding | None = None
 
     def find_profile(self, name_or_index: str | int) -> Profile | None:
         """Get the profile of that name, or else of that index; None if there is none."""

@@ -7,12 +7,19 @@ import random
 import shutil
 import urllib.error
 import urllib.request
+from contextlib import asynccontextmanager
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from helpers.serving import DIGITS, SIMULATED, address_of, running_app
+from helpers.serving import (
+    DIGITS,
+    SIMULATED,
+    address_of,
+    running_app,
+    serve_at_known_costs,
+)
 from lanewise.errors import ConfigError
 from lanewise_client import (
     AsyncClient,
@@ -40,6 +47,18 @@ def run_alone(x: np.ndarray) -> np.ndarray:
     return session.run(None, {"X": x})[0]
 
 
+@asynccontextmanager
+async def digits_at_known_costs(folder):
+    """Serve the digits where a lane costs what it was made for, whatever this machine is like."""
+
+    def exec_ms(profile: str, rows: int) -> float:
+        return {"online": 0.1, "dynamic": 0.2 + rows / 40, "offline": 2.0}[profile]
+
+    await serve_at_known_costs(DIGITS, folder, exec_ms)
+    async with running_app(DIGITS, costs=folder) as app:
+        yield app
+
+
 def fetch(app, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}{path}") as response:
@@ -49,9 +68,9 @@ def fetch(app, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_each_kind_of_traffic_is_served_by_the_lane_made_for_it():
+def test_each_kind_of_traffic_is_served_by_the_lane_made_for_it(tmp_path):
     async def scenario():
-        async with running_app(DIGITS) as app, client_of(app) as client:
+        async with digits_at_known_costs(tmp_path) as app, client_of(app) as client:
             for rows, profile in ((1, "online"), (4, "dynamic"), (32, "dynamic"), (128, "offline")):
                 result = await client.infer("digits", {"X": images(rows)})
                 assert result.profile == profile
@@ -61,11 +80,11 @@ def test_each_kind_of_traffic_is_served_by_the_lane_made_for_it():
     asyncio.run(scenario())
 
 
-def test_answers_under_concurrent_mixed_traffic_equal_those_of_the_model_run_alone():
+def test_answers_under_concurrent_mixed_traffic_equal_those_of_the_model_run_alone(tmp_path):
     async def scenario():
         draw = random.Random(3)
         sizes = [draw.choice([1, 1, 1, 2, 4, 4, 7, 32, 100, 128, 200]) for _ in range(150)]
-        async with running_app(DIGITS) as app, client_of(app) as client:
+        async with digits_at_known_costs(tmp_path) as app, client_of(app) as client:
             results = await asyncio.gather(
                 *(
                     client.infer("digits", {"X": images(rows, seed=i)})
@@ -119,9 +138,9 @@ def test_an_engine_with_seven_profiles_and_no_configuration_uses_all_seven():
     asyncio.run(scenario())
 
 
-def test_the_explanation_of_a_route_is_what_then_happens():
+def test_the_explanation_of_a_route_is_what_then_happens(tmp_path):
     async def scenario():
-        async with running_app(DIGITS) as app, client_of(app) as client:
+        async with digits_at_known_costs(tmp_path) as app, client_of(app) as client:
             for rows in (1, 3, 40, 128, 300):
                 route = await client.explain("digits", {"X": (rows, 3, 28, 28)})
                 result = await client.infer("digits", {"X": images(rows)})
@@ -305,9 +324,9 @@ def test_draining_finishes_what_was_taken_and_refuses_what_comes():
     asyncio.run(scenario())
 
 
-def test_metrics_count_what_was_served_by_profile():
+def test_metrics_count_what_was_served_by_profile(tmp_path):
     async def scenario():
-        async with running_app(DIGITS) as app, client_of(app) as client:
+        async with digits_at_known_costs(tmp_path) as app, client_of(app) as client:
             for rows in (1, 1, 4, 128):
                 await client.infer("digits", {"X": images(rows)})
             with pytest.raises(ModelNotFound):

@@ -10,10 +10,13 @@ from lanewise_client import (
     LaneGraphs,
     LaneMemory,
     LaneState,
+    LaunchCost,
+    ModelCosts,
     ModelLanes,
     ModelMetadata,
     ModelNotFound,
     ModelStatus,
+    PairCost,
     PlannedLaunch,
     Profile,
     Route,
@@ -105,6 +108,7 @@ def test_lanes_are_complete(call):
                     orphaned_rows=6,
                     execution_ns=7,
                     queue_ns=8,
+                    predicted_ns=20,
                 ),
                 host_bytes=9,
                 device_bytes=10,
@@ -119,6 +123,15 @@ def test_lanes_are_complete(call):
             ),
         ),
         waiting_requests=11,
+    )
+
+
+def test_costs_are_complete(call):
+    assert call("costs", "echo", "1") == ModelCosts(
+        name="echo",
+        version="1",
+        launches=(LaunchCost(0, "online", 4, 12, 1_500_000, 2_000_000, 32),),
+        pairs=(PairCost(0, "online", 1, "bulk", 1.25),),
     )
 
 

@@ -114,6 +114,14 @@ def test_a_request_says_all_it_was_asked_to_say(call, server):
     assert list(result) == ["X", "Y"]
 
 
+def test_priority_and_latency_target_are_sent_as_parameters(call, server):
+    call("infer", "echo", {"X": X}, priority=1, latency_target_s=0.25)
+
+    sent = server.inference.requests[-1].parameters
+    assert sent["priority"].uint64_param == 1
+    assert sent["latency_target_us"].int64_param == 250_000
+
+
 def test_an_answer_may_be_larger_than_the_default_limit_of_grpc(call):
     assert call("infer", "large", {"X": X})["Y"].nbytes > GRPC_DEFAULT_LIMIT_BYTES
 

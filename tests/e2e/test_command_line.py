@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -50,6 +51,8 @@ def test_inspect_shows_lanes_and_counters_of_a_running_server(digits_server):
     assert shown.returncode == 0, shown.stderr
     for expected in ("digits", "online", "idle", "launches", "0 requests wait"):
         assert expected in shown.stdout
+    # A line for each kind of launch: profile, rows, elements, typical, 95 %, samples.
+    assert re.search(r"offline +128 +about 2\^11 +\d+\.\d+ ms +\d+\.\d+ ms +\d+", shown.stdout)
 
 
 def test_inspect_of_a_model_that_cannot_be_served_says_why_and_exits_with_1(tmp_path):
@@ -212,14 +215,14 @@ def endless_model(folder: Path, **latency: str) -> Path:
     return save_simulated_echo(
         folder / "slow.sim.toml",
         [tensor("X")],
-        profiles=profile_entry("only", X=[(1, 3), (1, 3), (3, 3)]),
+        profiles=profile_entry("only", X=[(1, 3), (1, 3), (4, 3)]),
         latency_ms=60_000.0,
         **latency,
     )
 
 
-SLOW_AT_2_ROWS = "only = { rows = [1, 2, 3], ms = [0.0, 60000.0, 0.0] }"
-"""Not what a warm-up executes."""
+SLOW_AT_3_ROWS = "only = { rows = [1, 2, 3, 4], ms = [0.0, 0.0, 60000.0, 0.0] }"
+"""Not what is executed before the model is ready: powers of two, and the ends."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -236,13 +239,13 @@ def test_a_signal_while_a_model_warms_up_ends_the_server_without_waiting_for_it(
 def test_a_second_signal_stops_at_once_and_tells_how_many_requests_it_dropped(
     tmp_path, number, expected
 ):
-    model = endless_model(tmp_path, more_latency=SLOW_AT_2_ROWS)
+    model = endless_model(tmp_path, more_latency=SLOW_AT_3_ROWS)
     with (
         server_process(model) as server,
         Client(server.address, timeout_s=30) as client,
         ThreadPoolExecutor(1) as sender,
     ):
-        sent = sender.submit(client.infer, "slow", {"X": np.zeros((2, 3), np.float32)})
+        sent = sender.submit(client.infer, "slow", {"X": np.zeros((3, 3), np.float32)})
         wait_for_launch(client, "slow")
         server.process.send_signal(signal.SIGTERM)
         draining = server.read_until("draining")
@@ -254,9 +257,9 @@ def test_a_second_signal_stops_at_once_and_tells_how_many_requests_it_dropped(
 
 
 def test_requests_that_outlast_the_grace_period_are_counted_when_the_server_stops(tmp_path):
-    latency = SLOW_AT_2_ROWS.replace("60000.0", "1000.0")
+    latency = SLOW_AT_3_ROWS.replace("60000.0", "1000.0")
     model = endless_model(tmp_path, more_latency=latency)
-    rows = {"X": np.zeros((2, 3), np.float32)}
+    rows = {"X": np.zeros((3, 3), np.float32)}
     with (
         server_process(model, "--drain-grace-s", "0") as server,
         Client(server.address, timeout_s=30) as client,
@@ -268,7 +271,7 @@ def test_requests_that_outlast_the_grace_period_are_counted_when_the_server_stop
         while not client.lanes("slow").waiting_requests:
             time.sleep(0.001)
         status, log = server.stop()
-        assert running.result(timeout=30)["echo_X"].shape == (2, 3)
+        assert running.result(timeout=30)["echo_X"].shape == (3, 3)
         assert isinstance(waiting.exception(timeout=30), Draining)
     assert status == 0
     assert (log[-1]["event"], log[-1]["dropped"]) == ("stopped", 1)

@@ -545,6 +545,7 @@ async def test_lanes_are_listed_with_profile_state_and_counters():
             "orphaned_rows": 6,
             "queue_ns": 7,
             "execution_ns": 8,
+            "predicted_ns": 9,
         },
         host_bytes=3,
         device_bytes=12,
@@ -558,6 +559,54 @@ async def test_lanes_are_listed_with_profile_state_and_counters():
         graphs={"launches": 9, "misses": {"first_run": 10, "captured": 0}, "held": 11},
     )
     assert not listed.lanes[0].HasField("graphs")
+
+
+@in_event_loop
+async def test_costs_are_listed_by_kind_of_launch_and_by_pair_of_profiles():
+    async with serving(registry_of(EchoLanes())) as server:
+        listed = await server.lanes.ListCosts(lanes_pb2.ListCostsRequest(name="echo"))
+
+    assert listed == lanes_pb2.ListCostsResponse(
+        name="echo",
+        version="1",
+        launches=[
+            {
+                "profile_index": 1,
+                "profile": "wide",
+                "rows": 8,
+                "bucket": 2,
+                "typical_ns": 9,
+                "safe_ns": 10,
+                "samples": 11,
+            }
+        ],
+        pairs=[
+            {
+                "profile_index": 1,
+                "profile": "wide",
+                "other_index": 0,
+                "other": "narrow",
+                "slowdown": 1.5,
+            }
+        ],
+    )
+
+
+@in_event_loop
+async def test_priority_and_latency_target_of_a_request_reach_the_scheduler():
+    lanes = EchoLanes()
+    urgent = infer_request()
+    urgent.parameters["priority"].uint64_param = 1
+    urgent.parameters["latency_target_us"].int64_param = 1500
+
+    async with serving(registry_of(lanes)) as server:
+        await server.inference.ModelInfer(urgent)
+        await server.inference.ModelInfer(infer_request())
+
+    assert [(each.priority, each.target_ns) for each in lanes.submissions] == [
+        (1, 1_500_000),
+        (0, None),
+    ]
 
 
 @pytest.mark.parametrize(("profile", "pin"), [("", "None"), ("wide", "wide")])

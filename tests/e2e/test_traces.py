@@ -44,6 +44,25 @@ def test_the_server_records_every_request_that_a_profile_admits(tmp_path):
     assert all(29 * NS_PER_S < one.timeout_ns < 31 * NS_PER_S for one in arrivals)
 
 
+def test_the_urgency_that_a_request_asks_for_is_recorded(tmp_path):
+    async def scenario():
+        async with (
+            running_app(DIGITS, record_traces=tmp_path) as app,
+            AsyncClient(address_of(app), timeout_s=None) as client,
+        ):
+            images = {"X": np.zeros((1, 3, 28, 28), np.float32)}
+            await client.infer("digits", images)
+            await client.infer("digits", images, priority=1, latency_target_s=0.25)
+
+    asyncio.run(scenario())
+
+    (file,) = tmp_path.iterdir()
+    assert [(one.priority, one.target_ns, one.timeout_ns) for one in TraceFile(file)] == [
+        (2, None, None),
+        (1, NS_PER_S // 4, None),
+    ]
+
+
 def test_a_folder_for_traces_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
 

@@ -10,6 +10,9 @@ from onnx import helper
 
 from helpers.models import InstantClock, save_onnx, tensor
 from helpers.serving import DIGITS
+
+pytest.importorskip("cuda.bindings")
+
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.runner import Batch
 from lanewise.engine.trt.slots import SMALL_BYTES

@@ -161,6 +161,7 @@ class Lanes(lanes_pb2_grpc.LaneServiceServicer):
                 orphaned_rows=6,
                 execution_ns=7,
                 queue_ns=8,
+                predicted_ns=20,
             ),
             host_bytes=9,
             device_bytes=10,
@@ -180,6 +181,28 @@ class Lanes(lanes_pb2_grpc.LaneServiceServicer):
             batching=True,
             lanes=[lane],
             waiting_requests=11,
+        )
+
+    def ListCosts(self, request, context):
+        return lanes_pb2.ListCostsResponse(
+            name=request.name,
+            version=request.version or "2",
+            launches=[
+                lanes_pb2.LaunchCost(
+                    profile_index=0,
+                    profile="online",
+                    rows=4,
+                    bucket=12,
+                    typical_ns=1_500_000,
+                    safe_ns=2_000_000,
+                    samples=32,
+                )
+            ],
+            pairs=[
+                lanes_pb2.PairCost(
+                    profile_index=0, profile="online", other_index=1, other="bulk", slowdown=1.25
+                )
+            ],
         )
 
     def ExplainRoute(self, request, context):

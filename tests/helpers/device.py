@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from lanewise.memory.device import CudaError, DeviceBuffer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lanewise.memory.device import DeviceBuffer
 
 
 def take_all_memory() -> list[DeviceBuffer]:
     """Take all device memory but about a MiB; the caller closes the buffers."""
+    from lanewise.memory.device import CudaError, DeviceBuffer
+
     buffers = []
     nbytes = 64 << 30
     while nbytes >= 1 << 20:

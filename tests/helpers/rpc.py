@@ -19,6 +19,7 @@ from lanewise.rpc.health import HealthService
 from lanewise.rpc.observer import RequestObserver
 from lanewise.rpc.server import build_server
 from lanewise.runner_status import GraphCounts, RunnerMemory
+from lanewise.scheduler.cost_report import CostReport, LaunchCost, PairCost
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.results import (
     CandidateReport,
@@ -74,6 +75,8 @@ class Submission:
     inputs: dict[str, Array]
     deadline_ns: int | None
     profile: str | int | None
+    priority: int
+    target_ns: int | None
 
 
 @dataclass
@@ -106,8 +109,10 @@ class EchoLanes:
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
+        priority: int = 0,
+        target_ns: int | None = None,
     ) -> InferResult:
-        submission = Submission(dict(inputs), deadline_ns, profile)
+        submission = Submission(dict(inputs), deadline_ns, profile, priority, target_ns)
         self.submissions.append(submission)
         self.arrivals.put_nowait(submission)
         try:
@@ -135,6 +140,7 @@ class EchoLanes:
             orphaned_rows=6,
             queue_ns=7,
             execution_ns=8,
+            predicted_ns=9,
         )
         return (
             LaneStatus(0, NARROW, LaneState.IDLE, LaneCounters(), RunnerMemory(pageable_bytes=10)),
@@ -147,6 +153,12 @@ class EchoLanes:
                 GraphCounts(launches=9, misses={"first_run": 10, "captured": 0}, held=11),
             ),
             LaneStatus(2, WIDE, LaneState.RETIRED, LaneCounters(), RunnerMemory()),
+        )
+
+    def cost_report(self) -> CostReport:
+        return CostReport(
+            launches=(LaunchCost(WIDE, rows=8, bucket=2, typical_ns=9, safe_ns=10, samples=11),),
+            pairs=(PairCost(WIDE, NARROW, 1.5),),
         )
 
     def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:

@@ -7,13 +7,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lanewise.app import App
+from lanewise.clock import NS_PER_MS
 from lanewise.config import ServerSettings
+from lanewise.scheduler.cost_file import load_costs, save_costs
+from lanewise.scheduler.costs import KEPT_SAMPLES, CostTable
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "examples" / "digits" / "models"
@@ -34,6 +37,31 @@ async def running_app(path: Path, **settings: object) -> AsyncIterator[App]:
         finally:
             app.stop()
             loaded.cancel()
+
+
+async def serve_at_known_costs(
+    path: Path, folder: Path, exec_ms: Callable[[str, int], float]
+) -> None:
+    """Have servers of the models in `path` with `costs=folder` take these times for measured.
+
+    Args:
+        folder: for cost files.
+        exec_ms: of a launch, by the profile's name and the rows executed.
+    """
+    async with running_app(path, costs=folder):
+        pass  # to know which kinds of launches there are
+    _set_costs(folder, exec_ms)
+
+
+def _set_costs(folder: Path, exec_ms: Callable[[str, int], float]) -> None:
+    for file in folder.glob("*.json"):
+        measured = load_costs(file)
+        costs = CostTable()
+        for kind, _ in measured.costs.kinds():
+            took_ms = exec_ms(measured.spec.profiles[kind.profile].name, kind.rows)
+            for _ in range(KEPT_SAMPLES):  # so many that what this machine takes hardly counts
+                costs.record(*kind, round(took_ms * NS_PER_MS))
+        save_costs(file, replace(measured, costs=costs))
 
 
 def address_of(app: App) -> str:

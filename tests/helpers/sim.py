@@ -22,7 +22,7 @@ from lanewise.scheduler.decisions import (
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policies.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy import Policy
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
 from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 
@@ -138,6 +138,8 @@ class Simulation:
         item: Shape = (),
         *,
         timeout_ms: float | None = None,
+        target_ms: float = DEFAULT_TARGET_NS / NS_PER_MS,
+        priority: int = 1,
         pin: str | int | None = None,
     ) -> RequestId:
         """Have a request of shape (rows, *item) arrive; its id counts from 0."""
@@ -145,7 +147,16 @@ class Simulation:
         route = self.core.router.route({"X": (rows, *item)}, pin)
         at_ns = int(at_ms * NS_PER_MS)
         deadline_ns = None if timeout_ms is None else at_ns + int(timeout_ms * NS_PER_MS)
-        request = QueuedRequest(request_id, route, route.shapes, deadline_ns)
+        target_ns = int(target_ms * NS_PER_MS)
+        request = QueuedRequest(
+            request_id,
+            route,
+            route.shapes,
+            deadline_ns,
+            target_ns,
+            priority,
+            self.core.router.shapes_of_any_length(route),
+        )
         self.requests[request_id] = request
         self.ends[request_id] = []
         self.at(at_ms, lambda: self.core.arrive(request, self.now_ns))
@@ -204,6 +215,11 @@ class Simulation:
         return [request_id for request_id, ends in self.ends.items() if ends == [kind]]
 
     @property
+    def starts(self) -> list[str]:
+        """The lines of the log that tell of launches."""
+        return [line for line in self.log if " launch " in line]
+
+    @property
     def mean_batch(self) -> float:
         """Mean number of request parts in a launch."""
         return sum(len(launch.slices) for launch in self.launches) / len(self.launches)
@@ -229,8 +245,9 @@ class Simulation:
                 self._end(request_id, "fail")
             case Reject(request_id, error):
                 self._end(request_id, "reject", type(error).__name__)
-            case Expire(request_id):
-                self._end(request_id, "expire")
+            case Expire(request_id, needed_ns):
+                needs = f"needs {needed_ns / NS_PER_MS:.3f} ms" if needed_ns else ""
+                self._end(request_id, "expire", needs)
 
     def _launch(self, launch: Launch) -> None:
         lane = self.core.lanes[launch.lane_id]

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.scheduler.core_cost import BACKLOG, calls_per_request
 from lanewise.scheduler.policies import POLICIES
 
-MOST_CALLS = 1200
-"""Function calls a request from arrival to end; at 20 to 50 ns each, tens of microseconds."""
+MOST_CALLS = 220
+"""Function calls a request from arrival to end; at about 50 ns each, some 10 us."""
 
 FEW = BACKLOG // 8
 

@@ -10,9 +10,10 @@ from rich.console import Console
 from helpers.client_server import serving
 from helpers.trt_models import plan_header, save_plan
 from lanewise.engine.report import EngineReport, ProfileNeeds
-from lanewise.inspection import inspect_path, inspect_server, print_engine
+from lanewise.inspection import inspect_path, inspect_server, print_costs, print_engine
 from lanewise.models import ShapeRange
 from lanewise.tensors import DType
+from lanewise_client import ModelCosts
 
 
 @pytest.fixture
@@ -79,3 +80,18 @@ def test_a_lane_on_a_device_is_told_with_its_memory_by_kind_and_its_graphs(conso
     assert ["7", "online", "13 B", "14 B", "15 B", "19", "16 B", "17", "18 first_run"] in cells(
         console
     )
+
+
+def test_the_costs_of_a_running_server_are_told_by_launch_and_by_pair(console):
+    with serving() as server:
+        inspect_server(server.address, console)
+
+    shown = cells(console)
+    assert ["online", "4", "about 2^12", "1.500 ms", "2.000 ms", "32"] in shown
+    assert ["online", "bulk", "1.25"] in shown
+
+
+def test_a_model_without_costs_has_no_table_of_them(console):
+    print_costs(ModelCosts("m", "1", launches=(), pairs=()), console)
+
+    assert console.file.getvalue() == ""

@@ -97,6 +97,7 @@ def test_pending_requests_are_a_gauge_of_what_waits_now():
         ("lanewise_orphaned_rows_total", 2),
         ("lanewise_failed_launches_total", 4),
         ("lanewise_execution_seconds_total", 3.0),
+        ("lanewise_predicted_execution_seconds_total", 2.5),
     ],
 )
 def test_what_lanes_count_is_summed_over_the_lanes_of_a_profile(name, expected):
@@ -109,6 +110,7 @@ def test_what_lanes_count_is_summed_over_the_lanes_of_a_profile(name, expected):
         "orphaned_rows": 1,
         "queue_ns": 1_250_000,
         "execution_ns": 1_500_000_000,
+        "predicted_ns": 1_250_000_000,
     }
     metrics = serve(lane(0, ONLINE), lane(1, DYNAMIC, **counters), lane(2, DYNAMIC, **counters))
 

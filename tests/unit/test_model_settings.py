@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings, read_model_settings
+from lanewise.model_settings import ModelSettings, SchedulingSettings, read_model_settings
 
 
 def read(folder, text):
@@ -40,6 +40,16 @@ def test_every_key_is_read(tmp_path):
         max_queue_delay_ms = 3
         [onnxruntime]
         threads = 2
+        [padding]
+        dimension = "tokens"
+        inputs = { X = 1 }
+        values = { X = -1 }
+        outputs = { Y = 1 }
+        buckets = [16, 64]
+        [scheduling]
+        latency_target_ms = 50
+        priority_levels = 5
+        default_priority = 3
         [tensorrt]
         runners = { online = 2 }
         shared_scratch = [["offline", "night"]]
@@ -61,7 +71,15 @@ def test_every_key_is_read(tmp_path):
         "backend": "onnxruntime",
         "batching": False,
         "max_queue_delay_ms": 3.0,
+        "padding": {
+            "dimension": "tokens",
+            "inputs": {"X": 1},
+            "values": {"X": -1},
+            "outputs": {"Y": 1},
+            "buckets": (16, 64),
+        },
         "onnxruntime": {"threads": 2},
+        "scheduling": {"latency_target_ms": 50.0, "priority_levels": 5, "default_priority": 3},
         "tensorrt": {
             "runners": {"online": 2},
             "shared_scratch": (("offline", "night"),),
@@ -89,7 +107,8 @@ def test_every_key_is_read(tmp_path):
         (
             "batch = true",
             "batch: unknown key; did you mean 'batching'? allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, onnxruntime, tensorrt",
+            "backend, batching, max_queue_delay_ms, profiles, padding, onnxruntime, scheduling, "
+            "tensorrt",
         ),
         ("[onnxruntime]\ncores = 1", "onnxruntime.cores: unknown key; allowed here: threads"),
         (
@@ -118,7 +137,8 @@ def test_every_key_is_read(tmp_path):
         (
             "tensors = 1",
             "tensors: unknown key; did you mean 'tensorrt'? allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, onnxruntime, tensorrt",
+            "backend, batching, max_queue_delay_ms, profiles, padding, onnxruntime, scheduling, "
+            "tensorrt",
         ),
         (
             '[[profiles]]\ntensors."a.b" = { min = [1.5], opt = [1], max = [1] }',
@@ -147,9 +167,18 @@ def test_every_key_is_read(tmp_path):
             "onnxruntime.threads: is 0, but must be greater than or equal to 1",
         ),
         (
+            "[scheduling]\nlatency_target_ms = 0",
+            "scheduling.latency_target_ms: is 0, but must be greater than 0",
+        ),
+        (
+            "[scheduling]\npriority_levels = 101",
+            "scheduling.priority_levels: is 101, but must be less than or equal to 100",
+        ),
+        (
             "[[profile]]",
             "profile: unknown key; did you mean 'profiles'? allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, onnxruntime, tensorrt",
+            "backend, batching, max_queue_delay_ms, profiles, padding, onnxruntime, scheduling, "
+            "tensorrt",
         ),
         (
             '[[profiles]]\ntensors.X = { min = "1x8", opt = [1, 8], max = [1, 8] }',
@@ -199,3 +228,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read_model_settings(tmp_path)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, 2), (1, 1), (3, 3), (4, 2), (2**40, 2)])
+def test_a_priority_that_a_model_does_not_have_is_its_default(asked, given):
+    assert SchedulingSettings().resolve_priority(asked) == given
+
+
+def test_a_default_priority_beyond_the_levels_is_the_least_important():
+    assert SchedulingSettings(priority_levels=1).resolve_priority(0) == 1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from lanewise.engine.runner import Batch
 from lanewise.memory.host import HostBuffer
-from lanewise.memory.staging import pack_rows, pad_rows
+from lanewise.memory.staging import Filling, pack_rows, pad_rows
 from lanewise.models import ModelSpec, Profile
 from lanewise.tensors import Array, DType, Shape
+
+End = Literal["opt", "max"]
 
 
 class InputBuffers:
@@ -30,6 +32,7 @@ class InputBuffers:
             for tensor in spec.inputs
             if tensor.name in spec.rowwise and tensor.dtype is DType.BYTES
         }
+        self._fillings = fillings(spec)
         for name, buffer in self._buffers.items():
             buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
 
@@ -51,30 +54,77 @@ class InputBuffers:
         first = pieces[0]
         buffer = self._buffers.get(name)
         is_rowwise = buffer is not None or name in self._stacked_anew
-        if not is_rowwise or (len(pieces) == 1 and batch.rows == batch.padded_rows):
+        if not is_rowwise:
             return np.asarray(first, order="C")
-        shape = (batch.padded_rows, *first.shape[1:])
+        shape = (batch.padded_rows, *batch.item_shape(name))
+        if len(pieces) == 1 and first.shape == shape:
+            return np.asarray(first, order="C")
         stacked = np.empty(shape, np.object_) if buffer is None else buffer.view(shape)
-        pad_rows(stacked, pack_rows(pieces, stacked))
+        pad_rows(stacked, pack_rows(pieces, stacked, self._fillings.get(name)))
         return stacked
 
 
+def fillings(spec: ModelSpec) -> dict[str, Filling]:
+    """Get how inputs are completed whose pieces may be shorter than the launch, by name."""
+    if spec.padding is None:
+        return {}
+    return {
+        name: Filling(dim, spec.padding.values[name]) for name, dim in spec.padding.inputs.items()
+    }
+
+
+class Corner(NamedTuple):
+    """Sizes of the dimensions besides rows that are executed before the first request comes.
+
+    Attributes:
+        end: of the profile, for every dimension that is not padded.
+        length: of the profile's, for the one that is; 0 without padding.
+    """
+
+    end: End
+    length: int = 0
+
+
+def warm_corners(spec: ModelSpec, profile: Profile) -> tuple[Corner, ...]:
+    """List the corners of `profile` to warm up; the tuned sizes, with every length, first."""
+    if spec.padding is None:
+        return Corner("opt"), Corner("max")
+    tuned = (Corner("opt", length) for length in profile.lengths)
+    return *tuned, Corner("max", profile.lengths[-1])
+
+
+def tuned_corner(spec: ModelSpec, profile: Profile) -> Corner:
+    """Get the corner that `profile` is tuned for: its opt, at the next length it executes."""
+    if spec.padding is None:
+        return Corner("opt")
+    opt = min(profile.ranges[name].opt[dim] for name, dim in spec.padding.inputs.items())
+    return Corner("opt", profile.padded_length(opt))
+
+
+def corner_shapes(spec: ModelSpec, profile: Profile, corner: Corner) -> dict[str, Shape]:
+    """Get the shapes of every input at `corner`, with rows as at its end of `profile`."""
+    shapes = {name: getattr(limits, corner.end) for name, limits in profile.ranges.items()}
+    if spec.padding is not None:
+        for name in spec.padding.inputs:
+            rows, *item = shapes[name]
+            shapes[name] = (rows, *spec.padding.item_shape(name, tuple(item), corner.length))
+    return shapes
+
+
 def warm_up_batches(spec: ModelSpec, profile: Profile) -> Iterator[Batch]:
-    """Make a batch of the opt and one of the max shapes of `profile`, of zeros or empty strings."""
-    yield blank_batch_at(spec, profile, "opt", profile.rows.opt)
-    yield blank_batch_at(spec, profile, "max", profile.rows.max)
+    """Make a batch of zeros or empty strings for each of the profile's `warm_corners`."""
+    for corner in warm_corners(spec, profile):
+        rows = profile.rows.opt if corner.end == "opt" else profile.rows.max
+        yield blank_batch_at(spec, profile, corner, rows)
 
 
-def blank_batch_at(
-    spec: ModelSpec, profile: Profile, end: Literal["opt", "max"], rows: int
-) -> Batch:
-    """Make a blank batch of `rows` rows with the other dimensions at one end of `profile`.
+def blank_batch_at(spec: ModelSpec, profile: Profile, corner: Corner, rows: int) -> Batch:
+    """Make a blank batch of `rows` rows with the other dimensions at one corner of `profile`.
 
     Shape tensors hold the profile's values of the same end.
     """
-    shapes = {name: getattr(limits, end) for name, limits in profile.ranges.items()}
-    values = {name: getattr(limits, end) for name, limits in profile.values.items()}
-    return blank_batch(spec, shapes, rows, values)
+    values = {name: getattr(limits, corner.end) for name, limits in profile.values.items()}
+    return blank_batch(spec, corner_shapes(spec, profile, corner), rows, values)
 
 
 def blank_batch(

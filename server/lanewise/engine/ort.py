@@ -60,6 +60,7 @@ def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedMo
         batching=plan.batching,
         rowwise=plan.rowwise,
         profiles=plan.profiles,
+        padding=plan.padding,
         text_inputs=frozenset(t.name for t in session.inputs if t.dtype is DType.BYTES),
     )
     return LoadedModel(spec, tuple(OrtRunner(session, spec, each) for each in spec.profiles))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from lanewise.clock import NS_PER_MS
 from lanewise.engine.default_profiles import derive_profiles
+from lanewise.engine.padding import plan_padding
 from lanewise.engine.ranges import common_rows, resolve_ranges
 from lanewise.engine.rows import decide_rowwise
 from lanewise.model_settings import ModelSettings, ProfileSettings, quote_key, settings_error
-from lanewise.models import Profile, RowRange, ShapeRange
+from lanewise.models import Padding, Profile, RowRange, ShapeRange
 from lanewise.tensors import TensorSpec, format_shape
 
 
@@ -23,6 +24,7 @@ class ProfilePlan:
     batching: bool
     rowwise: frozenset[str]
     profiles: tuple[Profile, ...]
+    padding: Padding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,12 @@ def plan_profiles(
         profiles = _make_profiles(carried.entries, inputs, rowwise, default_delay_ms, carried.file)
         if settings.profiles is not None:
             profiles = _override(profiles, settings.profiles, settings_file)
-    return ProfilePlan(rowwise is not None, rowwise or frozenset(), profiles)
+    padding = None
+    if settings.padding is not None:
+        padding, profiles = plan_padding(
+            settings.padding, inputs, outputs, rowwise, profiles, settings_file
+        )
+    return ProfilePlan(rowwise is not None, rowwise or frozenset(), profiles, padding)
 
 
 def _make_profiles(

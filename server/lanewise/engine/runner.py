@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lanewise.engine.report import EngineReport
@@ -24,11 +24,19 @@ class Batch:
         rows: the sum of rows_i; 1 for a model without batching.
         padded_rows: rows to execute, >= rows. What the rows past `rows` hold is the
             runner's choice; it must be harmless (zeros, empty strings).
+        item_shapes: of inputs that the spec's `padding` names, the shape of a row to execute,
+            at a length of the profile's. Their pieces may be shorter, and are completed with
+            the padding's value.
     """
 
     pieces: Mapping[str, Sequence[Array]]
     rows: int
     padded_rows: int
+    item_shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def item_shape(self, name: str) -> Shape:
+        """Get the shape of a row of input `name` to execute."""
+        return self.item_shapes.get(name) or self.pieces[name][0].shape[1:]
 
 
 class PendingBatch(Protocol):
@@ -77,6 +85,8 @@ class Runner(Protocol):
 
     def warm_up(self) -> None:
         """Execute the profile's opt and max shapes once, so that no client's request is first.
+
+        With padding, every length of the profile, too.
 
         Raises:
             ExecutionFailed: the model cannot run its own profile.
@@ -171,6 +181,28 @@ def require_rows(spec: ModelSpec, outputs: Mapping[str, Array], padded_rows: int
                 f"for {padded_rows} rows, so it cannot be cut into rows; set `batching = false` "
                 "in model.toml"
             )
+
+
+def find_misfit(spec: ModelSpec, outputs: Mapping[str, Array], length: int) -> str:
+    """Say which output cannot be cut back to the lengths of requests; "" if all can.
+
+    Args:
+        spec: of the model.
+        outputs: of an execution.
+        length: that was executed, see `Padding`.
+    """
+    if spec.padding is None:
+        return ""
+    for name, dim in spec.padding.outputs.items():
+        shape = outputs[name].shape
+        if dim >= len(shape) or shape[dim] != length:
+            return (
+                f"model '{spec.name}': output '{name}' came back as {format_shape(shape)} for "
+                f"{length} {spec.padding.dimension}, so it cannot be cut back in dimension {dim}; "
+                "leave it out of padding.outputs if it does not grow with them, or leave out "
+                "[padding]"
+            )
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

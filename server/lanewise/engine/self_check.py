@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lanewise.engine.runner import Batch, Runner
+from lanewise.engine.inputs import Corner, blank_batch_at
+from lanewise.engine.runner import Batch, Runner, find_misfit
 from lanewise.errors import ExecutionFailed
 from lanewise.models import ModelSpec, Profile
 from lanewise.tensors import Array, DType, Shape
@@ -50,6 +51,35 @@ def require_agreement(spec: ModelSpec, runners: Sequence[Runner]) -> None:
             if shapes is not None and values is not None:
                 _compare(spec, reference, runner, _make_inputs(spec, shapes, values))
                 break
+
+
+def require_padding(spec: ModelSpec, runners: Sequence[Runner]) -> None:
+    """Execute the first runner's least and greatest length, and see which outputs grow with it.
+
+    Blocks, as `require_agreement` does; for models with padding.
+
+    Raises:
+        ExecutionFailed: an output grows that the padding does not name, or one that it does
+            name has another size than was executed.
+    """
+    assert spec.padding is not None, "only models with padding are checked"
+    runner = runners[0]
+    shapes: dict[str, Shape] = {}
+    for length in sorted({runner.profile.lengths[0], runner.profile.lengths[-1]}):
+        rows = runner.row_counts[0] if runner.row_counts else runner.profile.rows.min
+        batch = blank_batch_at(spec, runner.profile, Corner("opt", length), rows)
+        outputs = runner.run(batch)
+        if problem := find_misfit(spec, outputs, length):
+            raise ExecutionFailed(problem)
+        for name in outputs.keys() - spec.padding.outputs.keys():
+            shape = outputs[name].shape
+            before = shapes.setdefault(name, shape)
+            if shape != before:
+                raise ExecutionFailed(
+                    f"model '{spec.name}': output '{name}' is {list(before)} or {list(shape)}, "
+                    f"depending on {spec.padding.dimension}; say in padding.outputs which "
+                    "dimension is to be cut back"
+                )
 
 
 def _common_shapes(one: Profile, other: Profile, spec: ModelSpec) -> Mapping[str, Shape] | None:

@@ -38,6 +38,7 @@ def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedMo
         batching=plan.batching,
         rowwise=plan.rowwise,
         profiles=plan.profiles,
+        padding=plan.padding,
     )
     copies = {output.name: output.copy_of for output in model.outputs}
     latencies = _latency_tables(model, source, spec.profiles)

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from lanewise.errors import ShapeMismatch
 from lanewise.tensors import Array, format_shape
 
 
-def pack_rows(pieces: Sequence[Array], out: Array) -> int:
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """How rows are completed that are shorter than they should be in one dimension.
+
+    Attributes:
+        dim: which it is, rows being dimension 0.
+        value: what follows their data there.
+    """
+
+    dim: int
+    value: bytes | bool | int | float
+
+
+def pack_rows(pieces: Sequence[Array], out: Array, filling: Filling | None = None) -> int:
     """Copy `pieces` into `out` back to back; return once every byte is there.
 
     Args:
         pieces: each (rows_i, *item_shape), C-contiguous, dtype of `out`. Only read.
+        filling: lets pieces be shorter than `out` in its dimension.
         out: (padded_rows, *item_shape) in host memory, C-contiguous. Stays the caller's;
             rows past the returned count are left as they were.
 
@@ -23,7 +40,7 @@ def pack_rows(pieces: Sequence[Array], out: Array) -> int:
         ShapeMismatch: an item shape differs, or the rows do not fit. `out` is unchanged.
     """
     for piece in pieces:
-        if piece.shape[1:] != out.shape[1:]:
+        if piece.shape[1:] != out.shape[1:] and not _can_fill(piece, out, filling):
             raise ShapeMismatch(
                 f"rows of shape {format_shape(piece.shape[1:])} cannot be stacked "
                 f"with rows of shape {format_shape(out.shape[1:])}"
@@ -31,12 +48,34 @@ def pack_rows(pieces: Sequence[Array], out: Array) -> int:
     rows = sum(piece.shape[0] for piece in pieces)
     if rows > out.shape[0]:
         raise ShapeMismatch(f"{rows} rows do not fit into a batch of {out.shape[0]} rows")
-    target = as_words(out)
     first = 0
     for piece in pieces:
-        target[first : first + piece.shape[0]] = as_words(piece)
+        place_rows(piece, out, first, filling)
         first += piece.shape[0]
     return rows
+
+
+def place_rows(piece: Array, out: Array, first: int, filling: Filling | None = None) -> None:
+    """Copy `piece` to where row `first` of `out` begins, and complete what is too short.
+
+    Takes what `pack_rows` takes, and does not check it.
+    """
+    target = as_words(out)[first : first + piece.shape[0]]
+    if filling is None or piece.shape[1:] == out.shape[1:]:
+        target[...] = as_words(piece)
+        return
+    before, length = (slice(None),) * filling.dim, piece.shape[filling.dim]
+    target[(*before, slice(None, length))] = as_words(piece)
+    target[(*before, slice(length, None))] = as_words(np.array(filling.value, out.dtype))
+
+
+def _can_fill(piece: Array, out: Array, filling: Filling | None) -> bool:
+    """Whether rows of `piece` differ from those of `out` only in being shorter where they may."""
+    if filling is None or piece.ndim != out.ndim:
+        return False
+    dim = filling.dim
+    longer = (*piece.shape[1:dim], out.shape[dim], *piece.shape[dim + 1 :])
+    return piece.shape[dim] <= out.shape[dim] and longer == out.shape[1:]
 
 
 def pad_rows(out: Array, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Shapes that a lane would have to compile for first: prepared in the background, not in the lane."""
+"""Shapes a lane would have to compile for first: prepared in the background, not in the lane."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import structlog
 
@@ -69,11 +70,14 @@ class ColdShapes:
         """
         if not self._runners:
             return route
-        cold = [index for index in route.fits if not self._is_warm(index, shapes)]
+        cold = []
+        for index in route.fits:
+            executed = self._executed(index, route, shapes)
+            if not self._is_warm(index, executed):
+                cold.append(index)
+                self._prepare(index, route, executed)
         if not cold:
             return route
-        for index in cold:
-            self._prepare(index, route, shapes)
         warm = tuple(index for index in route.fits if index not in cold)
         return replace(route, fits=warm) if warm else None
 
@@ -112,7 +116,7 @@ class ColdShapes:
     async def _wait_for_one(
         self,
         tasks: Sequence[asyncio.Task[None]],
-        draining: asyncio.Future[bool],
+        draining: asyncio.Task[Literal[True]],
         deadline_ns: int | None,
     ) -> None:
         """Return when one of `tasks` has succeeded; raise what the last one did if none has."""
@@ -122,8 +126,9 @@ class ColdShapes:
             left_s = None
             if deadline_ns is not None:
                 left_s = max(0, deadline_ns - self._clock.now_ns()) / NS_PER_S
+            waited: set[asyncio.Task[Any]] = {*unfinished, draining}
             done, _ = await asyncio.wait(
-                {*unfinished, draining}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+                waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
             )
             title = f"model '{self._spec.name}'"
             if draining in done:
@@ -141,6 +146,20 @@ class ColdShapes:
             if not unfinished:
                 done.pop().result()
 
+    def _executed(
+        self, index: int, route: Route, shapes: Mapping[str, Shape]
+    ) -> Mapping[str, Shape]:
+        """Get the shapes that a profile executes for a request, with padding."""
+        padding = self._spec.padding
+        if padding is None:
+            return shapes
+        padded = {
+            name: (shapes[name][0], *padding.item_shape(name, shapes[name][1:], length))
+            for length in (route.lengths[index],)
+            for name in padding.inputs
+        }
+        return {**shapes, **padded}
+
     def _is_warm(self, index: int, shapes: Mapping[str, Shape]) -> bool:
         return all(runner.is_warm(shapes) for runner in self._runners.get(index, ()))
 
@@ -152,7 +171,8 @@ class ColdShapes:
         if len(self._pending) >= MOST_PENDING:
             raise QueueFull(
                 f"model '{self._spec.name}': {MOST_PENDING} shapes it has not met before wait "
-                "to be compiled for, which is the limit; send fewer different shapes, or again later"
+                "to be compiled for, which is the limit; send fewer different shapes, or again "
+                "later"
             )
         task = asyncio.ensure_future(self._prepare_profile(index, dict(shapes)))
         self._pending[key] = task

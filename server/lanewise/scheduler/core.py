@@ -24,7 +24,7 @@ from lanewise.scheduler.decisions import (
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policy import Choice, GiveUp, Policy
 from lanewise.scheduler.request import PRIORITY_STEP_NS, QueuedRequest, RequestId
-from lanewise.scheduler.routing import Router
+from lanewise.scheduler.routing import Route, Router
 
 MIN_STALE_DEADLINES = 64
 """Deadlines of ended requests that are kept at least, so that few requests need no sweeps."""
@@ -89,8 +89,8 @@ class Scheduler:
             decisions.append(Reject(request.request_id, error))
             return decisions
         waiting = self._make_waiting(request, now_ns)
+        needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
         if request.deadline_ns is not None:
-            needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
             if now_ns + needed_ns >= request.deadline_ns:
                 decisions.append(Expire(request.request_id, needed_ns))
                 return decisions
@@ -176,6 +176,7 @@ class Scheduler:
                 assert launch.rows <= launch.padded_rows
                 limits = lane.profile.rows
                 assert limits.min <= launch.padded_rows <= limits.max
+                assert launch.length in (lane.profile.lengths or (0,))
 
     def _refuse(self, request: QueuedRequest) -> ServingError | None:
         if self._backlog.draining:
@@ -184,12 +185,12 @@ class Scheduler:
         if not fits:
             return self._lost(request)
         owners = self.router.eligibility(fits, request.route.rows).owners
-        if self._backlog.by_owners[owners] >= self._max_queue_requests:
+        waiting = self._backlog.by_owners[owners]
+        if waiting >= self._max_queue_requests:
             names = " or ".join(f"'{self._spec.profiles[i].name}'" for i in owners)
             return QueueFull(
-                f"model '{self._spec.name}': {self._backlog.by_owners[owners]} requests wait for {names}, "
-                "which is the limit; send again later or elsewhere, or raise "
-                "--max-queue-requests"
+                f"model '{self._spec.name}': {waiting} requests wait for {names}, which is the "
+                "limit; send again later or elsewhere, or raise --max-queue-requests"
             )
         return None
 
@@ -214,8 +215,8 @@ class Scheduler:
             due_ns = now_ns + request.target_ns
         due_ns += (request.priority - 1) * PRIORITY_STEP_NS
         fits = self._live(request.route.fits)
-        bucket = request.route.bucket
-        return Waiting(request, self._next_sequence(), now_ns, due_ns, fits, bucket)
+        buckets = request.route.buckets
+        return Waiting(request, self._next_sequence(), now_ns, due_ns, fits, buckets)
 
     def _next_sequence(self) -> int:
         self._sequence += 1
@@ -267,7 +268,7 @@ class Scheduler:
 
     def _start(self, choice: Choice, now_ns: int) -> Launch:
         lane = choice.lane
-        bucket = choice.parts[0][0].bucket
+        route = _longest(choice, lane.profile.index)
         slices = []
         for waiting, rows in choice.parts:
             self._dequeue(waiting)
@@ -288,12 +289,14 @@ class Scheduler:
             rows=rows,
             padded_rows=lane.padded(rows),
             reason=choice.reason,
+            length=route.lengths[lane.profile.index] if route.lengths else 0,
+            bucket=route.buckets[lane.profile.index],
             predicted_ns=choice.predicted_ns,
             slowdown=choice.slowdown,
         )
         self._expect(lane, choice.predicted_ns, now_ns)
         lane.in_flight.append((launch, now_ns))
-        self._in_flight[launch.launch_id] = _InFlight(lane, bucket, choice.slowdown)
+        self._in_flight[launch.launch_id] = _InFlight(lane, launch.bucket, choice.slowdown)
         lane.counters.launches += 1
         lane.counters.requests += len(slices)
         lane.counters.rows += rows
@@ -354,3 +357,12 @@ class Scheduler:
                 del self._requests[waiting.request.request_id]
                 decisions.append(Reject(waiting.request.request_id, self._lost(waiting.request)))
         return decisions
+
+
+def _longest(choice: Choice, profile: int) -> Route:
+    """Get the route of the request that decides on the shapes which a launch executes."""
+    first = choice.parts[0][0].request.route
+    if not first.lengths:
+        return first
+    routes = (waiting.request.route for waiting, _ in choice.parts)
+    return max(routes, key=lambda route: route.lengths[profile])

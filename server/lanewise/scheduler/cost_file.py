@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 
 from lanewise.errors import ConfigError
 from lanewise.model_settings import describe_problems, settings_error
-from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.models import ModelSpec, Padding, Profile, RowRange, ShapeRange
 from lanewise.scheduler.cost_format import (
     CostFileTable,
     CostsTable,
@@ -19,6 +21,7 @@ from lanewise.scheduler.cost_format import (
     KindTable,
     LaneTable,
     ModelTable,
+    PaddingTable,
     PairTable,
     ProfileTable,
     RangeTable,
@@ -66,13 +69,18 @@ class MeasuredModel:
 
 
 def save_costs(path: Path, model: MeasuredModel) -> None:
-    """Write `model` to the file `path`, over what is there.
+    """Write `model` to the file `path`, over what is there; nobody ever sees a part of it.
 
     Raises:
         OSError: the file cannot be written.
     """
     text = _write(model).model_dump_json(indent=1, exclude_defaults=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_costs(path: Path) -> MeasuredModel:
@@ -97,16 +105,31 @@ def load_costs(path: Path) -> MeasuredModel:
     return _read(file)
 
 
+def find_difference(one: MeasuredModel, other: MeasuredModel) -> str:
+    """Tell what keeps the costs of `one` from being those of `other`; empty if nothing does.
+
+    Compared are the models, without queue delays, which cost nothing, and their lanes.
+    """
+    first, second = _write_model(one.spec), _write_model(other.spec)
+    for key in ModelTable.model_fields:
+        if key != "profiles" and getattr(first, key) != getattr(second, key):
+            return key
+    if _without_delays(first) != _without_delays(second):
+        return "profiles"
+    return "" if _write_lanes(one.lanes) == _write_lanes(other.lanes) else "lanes"
+
+
+def _without_delays(model: ModelTable) -> list[ProfileTable]:
+    return [each.model_copy(update={"max_queue_delay_ns": 0}) for each in model.profiles]
+
+
 def _write(model: MeasuredModel) -> CostFileTable:
     return CostFileTable(
         format="lanewise-costs",
         version=1,
         source=model.source,
         model=_write_model(model.spec),
-        lanes=tuple(
-            LaneTable(profile=lane.profile.index, depth=lane.depth, row_counts=lane.row_counts)
-            for lane in model.lanes
-        ),
+        lanes=_write_lanes(model.lanes),
         costs=_write_costs(model.costs),
         host=HostTable(request_ns=model.host.request_ns, launch_ns=model.host.launch_ns),
     )
@@ -139,9 +162,20 @@ def _write_model(spec: ModelSpec) -> ModelTable:
                 },
                 rows=RowsTable(min=profile.rows.min, opt=profile.rows.opt, max=profile.rows.max),
                 max_queue_delay_ns=profile.max_queue_delay_ns,
+                lengths=profile.lengths,
             )
             for profile in spec.profiles
         ),
+        padding=None
+        if spec.padding is None
+        else PaddingTable(dimension=spec.padding.dimension, inputs=dict(spec.padding.inputs)),
+    )
+
+
+def _write_lanes(lanes: Iterable[Lane]) -> tuple[LaneTable, ...]:
+    return tuple(
+        LaneTable(profile=lane.profile.index, depth=lane.depth, row_counts=lane.row_counts)
+        for lane in lanes
     )
 
 
@@ -154,6 +188,7 @@ def _read_model(model: ModelTable) -> ModelSpec:
             ranges={n: ShapeRange(r.min, r.opt, r.max) for n, r in profile.ranges.items()},
             rows=RowRange(profile.rows.min, profile.rows.opt, profile.rows.max),
             max_queue_delay_ns=profile.max_queue_delay_ns,
+            lengths=profile.lengths,
         )
         for i, profile in enumerate(model.profiles)
     )
@@ -166,7 +201,13 @@ def _read_model(model: ModelTable) -> ModelSpec:
         batching=model.batching,
         rowwise=frozenset(model.rowwise),
         profiles=profiles,
+        padding=None if model.padding is None else _read_padding(model.padding),
     )
+
+
+def _read_padding(table: PaddingTable) -> Padding:
+    """Make the padding; without values and outputs, which cost nothing."""
+    return Padding(table.dimension, table.inputs, dict.fromkeys(table.inputs, 0))
 
 
 def _write_costs(costs: CostTable) -> CostsTable:
@@ -186,6 +227,7 @@ def _write_costs(costs: CostTable) -> CostsTable:
         ),
         change_ns=dict(costs.change_ns),
         switch_ns=costs.switch_ns,
+        ahead=dict(costs.ahead),
     )
 
 
@@ -198,4 +240,5 @@ def _read_costs(stored: CostsTable) -> CostTable:
         costs.record_beside(pair.profile, pair.other, pair.slowdown)
     costs.change_ns = dict(stored.change_ns)
     costs.switch_ns = stored.switch_ns
+    costs.ahead = dict(stored.ahead)
     return costs

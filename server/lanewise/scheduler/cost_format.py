@@ -46,6 +46,14 @@ class ProfileTable(Table):
     ranges: dict[str, RangeTable]
     rows: RowsTable
     max_queue_delay_ns: Nanoseconds = 0
+    lengths: tuple[Count, ...] = ()
+
+
+class PaddingTable(Table):
+    """A dimension that may be padded, by input; see `Padding`."""
+
+    dimension: str
+    inputs: Annotated[dict[str, Count], NonEmpty]
 
 
 class ModelTable(Table):
@@ -58,6 +66,7 @@ class ModelTable(Table):
     inputs: Annotated[tuple[InputTable, ...], NonEmpty]
     rowwise: tuple[str, ...] = ()
     profiles: Annotated[tuple[ProfileTable, ...], NonEmpty]
+    padding: PaddingTable | None = None
 
 
 class LaneTable(Table):
@@ -92,6 +101,7 @@ class CostsTable(Table):
     beside: tuple[PairTable, ...] = ()
     change_ns: dict[Index, Nanoseconds] = Field(default_factory=dict)
     switch_ns: Nanoseconds = 0
+    ahead: dict[Index, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
 
 
 class HostTable(Table):
@@ -118,6 +128,7 @@ class CostFileTable(Table):
         for name in self.model.rowwise:
             if name not in inputs:
                 yield f"model.rowwise: '{name}' is no input"
+        yield from _padding_problems(self.model)
         for i, profile in enumerate(self.model.profiles):
             key = f"model.profiles[{i}]"
             if profile.ranges.keys() != inputs.keys():
@@ -135,6 +146,18 @@ class CostFileTable(Table):
         for i, kind in enumerate(self.costs.launches):
             if kind.profile >= count:
                 yield f"costs.launches[{i}].profile: is {kind.profile}, there are {count} profiles"
+
+
+def _padding_problems(model: ModelTable) -> Iterator[str]:
+    ranks = {one.name: len(one.shape) for one in model.inputs}
+    for name, dim in model.padding.inputs.items() if model.padding else ():
+        if name not in model.rowwise or dim >= ranks.get(name, 0):
+            yield f"model.padding.inputs: '{name}' has no rows with a dimension {dim}"
+    for i, profile in enumerate(model.profiles):
+        if list(profile.lengths) != sorted(set(profile.lengths)):
+            yield f"model.profiles[{i}].lengths: must ascend"
+        elif bool(profile.lengths) != (model.padding is not None):
+            yield f"model.profiles[{i}].lengths: go with model.padding, and with it alone"
 
 
 def _misfit(lane: LaneTable, rows: RowsTable) -> str:

@@ -98,12 +98,15 @@ class CostTable:
         change_ns: what a launch costs more if the one before it in its lane had other
             shapes or rows, by profile index.
         switch_ns: what it costs to change the profile of an execution context; lanes never do.
+        ahead: the share of a launch's time that can pass while the launch before it in its lane
+            still executes, such as copying its inputs; 0 if unknown. By profile index.
     """
 
     def __init__(self) -> None:
         self.revision = 0
         self.change_ns: dict[int, int] = {}
         self.switch_ns = 0
+        self.ahead: dict[int, float] = {}
         self._estimates: dict[Kind, Estimate] = {}
         self._rows: dict[tuple[int, Bucket], list[int]] = {}
         self._buckets: dict[int, list[Bucket]] = {}
@@ -113,7 +116,10 @@ class CostTable:
         """Take note of a launch that ran alone, or whose time beside others was taken out.
 
         Args:
+            profile: its index.
             rows: executed, padding included.
+            bucket: of the shapes without rows.
+            took_ns: from launch to readable outputs.
         """
         kind = Kind(profile, rows, bucket)
         estimate = self._estimates.get(kind)
@@ -125,7 +131,7 @@ class CostTable:
             buckets = self._buckets.setdefault(profile, [])
             if bucket not in buckets:
                 bisect.insort(buckets, bucket)
-        if estimate.add(took_ns):
+        if estimate.add(max(1, took_ns)):  # 0 ns is a clock too coarse, and is divided by
             self.revision += 1
 
     def record_beside(self, profile: int, other: int, slowdown: float) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 from lanewise.errors import ServingError
+from lanewise.scheduler.costs import Bucket
 from lanewise.scheduler.request import RequestId
 
 LaneId = NewType("LaneId", int)
@@ -39,6 +40,8 @@ class Launch:
     Attributes:
         rows: the sum over the slices.
         padded_rows: rows to execute, >= rows.
+        length: to execute, see `Padding`, no less than that of any request; 0 without padding.
+        bucket: of the shapes to execute.
         predicted_ns: from now until its outputs can be read; 0 if unknown.
         slowdown: how many times longer than alone it will run, because of other lanes.
     """
@@ -49,6 +52,8 @@ class Launch:
     rows: int
     padded_rows: int
     reason: LaunchReason
+    length: int = 0
+    bucket: Bucket = 0
     predicted_ns: int = 0
     slowdown: float = 1.0
 

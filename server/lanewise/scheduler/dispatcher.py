@@ -12,8 +12,8 @@ import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
 from lanewise.engine.polling import OVERTIME_NS, POLL_NS, Poller
-from lanewise.engine.runner import Batch, LoadedModel
-from lanewise.engine.self_check import require_agreement
+from lanewise.engine.runner import Batch, LoadedModel, find_misfit
+from lanewise.engine.self_check import require_agreement, require_padding
 from lanewise.engine.strings import decode_strings
 from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import (
@@ -26,6 +26,7 @@ from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
 from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.scheduler.cost_report import CostReport, report_costs
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
@@ -48,7 +49,7 @@ from lanewise.scheduler.log_lines import (
     log_refusal,
 )
 from lanewise.scheduler.measuring import MeasuredLane, measure_costs
-from lanewise.scheduler.parts import Outputs, Part, join, own_error
+from lanewise.scheduler.parts import Outputs, Part, join, own_error, take_rows
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
 from lanewise.scheduler.policy import Policy
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, QueuedRequest, RequestId
@@ -179,6 +180,10 @@ class Dispatcher:
             await self._threads[0].call(
                 functools.partial(require_agreement, self.spec, self._runners)
             )
+        if self.spec.padding is not None:
+            await self._threads[0].call(
+                functools.partial(require_padding, self.spec, self._runners)
+            )
         if not self._is_measured:
             lanes = [MeasuredLane(*each) for each in zip(self._runners, self._threads, strict=True)]
             await measure_costs(self.spec, lanes, self.costs, self._clock)
@@ -245,13 +250,16 @@ class Dispatcher:
         now_ns = self._clock.now_ns()
         self._last_id += 1
         request_id = RequestId(self._last_id)
+        shared = self._shared_contents(inputs)
+        of_any_length = self._scheduler.router.shapes_of_any_length(route)
         queued = QueuedRequest(
             request_id,
             route,
-            (route.shapes, self._shared_contents(inputs)),
+            (route.shapes, shared),
             urgency.deadline_ns,
             urgency.target_ns,
             urgency.priority,
+            None if of_any_length is None else (of_any_length, shared),
         )
         request = _Request(inputs, queued, asyncio.get_running_loop().create_future(), now_ns)
         self._requests[request_id] = request
@@ -298,6 +306,14 @@ class Dispatcher:
     def cost_report(self) -> CostReport:
         """Get what launches cost, as measured. Called on the event loop."""
         return report_costs(self.spec, self.costs)
+
+    def measured(self, source: str) -> MeasuredModel:
+        """Get the model with its lanes and costs, which go on changing, for a cost file.
+
+        Args:
+            source: where the costs come from, for people.
+        """
+        return MeasuredModel(self.spec, self._scheduler.lanes, self.costs, source=source)
 
     async def drain(self, grace_ns: int) -> int:
         """Refuse new requests and run those that wait, for at most `grace_ns`.
@@ -413,7 +429,19 @@ class Dispatcher:
             else:
                 first = self._requests[launch.slices[0].request_id]
                 pieces[tensor.name] = [first.inputs[tensor.name]]
-        return Batch(pieces, launch.rows, launch.padded_rows)
+        return Batch(pieces, launch.rows, launch.padded_rows, self._item_shapes(launch, pieces))
+
+    def _item_shapes(
+        self, launch: Launch, pieces: Mapping[str, list[Array]]
+    ) -> Mapping[str, Shape]:
+        """Get the shapes to execute of inputs whose rows may be shorter."""
+        padding = self.spec.padding
+        if padding is None:
+            return {}
+        return {
+            name: padding.item_shape(name, pieces[name][0].shape[1:], launch.length)
+            for name in padding.inputs
+        }
 
     def _finish(
         self,
@@ -429,6 +457,8 @@ class Dispatcher:
         lane = self._scheduler.lanes[launch.lane_id]
         if is_debugged():
             log_launch(self.spec, lane.profile, launch, now_ns - launched_ns)
+        if outputs is not None and (problem := find_misfit(self.spec, outputs, launch.length)):
+            outputs, error = None, ExecutionFailed(problem)
         if outputs is not None:
             self._deliver(launch, launched_ns, now_ns, outputs)
             self._carry_out(self._scheduler.finish(launch.launch_id, now_ns))
@@ -465,8 +495,9 @@ class Dispatcher:
                     padded_rows=launch.padded_rows,
                     queue_ns=launched_ns - request.arrived_ns,
                     execution_ns=now_ns - launched_ns,
+                    padded_length=launch.length,
                 )
-                mine = {n: a[own] for n, a in outputs.items()} if self.spec.batching else outputs
+                mine = take_rows(outputs, own, self.spec, request.queued.route.length)
                 request.parts.append(Part(part.first_row, mine, report))
             offset += part.rows
 

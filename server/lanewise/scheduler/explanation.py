@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import NoProfileAdmits
 from lanewise.scheduler.backlog import Backlog, Waiting
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policy import Choice, Policy
 from lanewise.scheduler.request import QueuedRequest, RequestId
@@ -17,7 +17,7 @@ from lanewise.scheduler.routing import Route, Router
 from lanewise.tensors import Shape
 
 
-def explain(  # noqa: PLR0913, PLR0917 - a model's scheduler, and what is asked of it
+def explain(  # noqa: PLR0917 - a model's scheduler, and what is asked of it
     router: Router,
     lanes: Sequence[Lane],
     policy: Policy,
@@ -75,7 +75,7 @@ def _plan(
 ) -> tuple[PlannedLaunch, ...]:
     """List the launches of a request that has the server to itself, one after the other."""
     request = QueuedRequest(RequestId(0), route, stack_key=())
-    waiting = Waiting(request, 0, 0, request.target_ns, fits, route.bucket)
+    waiting = Waiting(request, 0, 0, request.target_ns, fits, route.buckets)
     launches = []
     while waiting.rows_left:
         backlog = Backlog(_idle(lanes))
@@ -106,7 +106,7 @@ def _price(
     profile = lane.profile
     launched = min(rows, profile.rows.max)
     padded = lane.padded(launched)
-    cost_ns = costs.typical_ns(profile.index, padded, bucket_of(router.items(shapes)))
+    cost_ns = costs.typical_ns(profile.index, padded, router.bucket_in(profile, shapes))
     does = f"runs {_rows(launched)}" if launched == rows else f"takes {launched} of {_rows(rows)}"
     padding = f" padded to {padded}" if padded > launched else ""
     return f"{does}{padding} in about {cost_ns / NS_PER_MS:.2f} ms"

@@ -33,6 +33,7 @@ def log_launch(spec: ModelSpec, profile: Profile, launch: Launch, execution_ns: 
         requests=len(launch.slices),
         rows=launch.rows,
         padded_rows=launch.padded_rows,
+        **({"padded_length": launch.length} if launch.length else {}),
         execution_ms=execution_ns / NS_PER_MS,
         predicted_ms=launch.predicted_ns / NS_PER_MS,
         slowdown=round(launch.slowdown, 3),

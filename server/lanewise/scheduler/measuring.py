@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from lanewise.clock import NS_PER_S, Clock
-from lanewise.engine.inputs import blank_batch_at
+from lanewise.engine.inputs import Corner, blank_batch_at, corner_shapes, tuned_corner, warm_corners
 from lanewise.engine.runner import Batch, Runner
 from lanewise.engine.threads import RunnerThreads
 from lanewise.models import ModelSpec, Profile
 from lanewise.scheduler.costs import Bucket, CostTable, bucket_of
 
 RUNS = 5
-"""Launches of each kind: enough for a median; live traffic corrects it."""
+"""Launches of a kind in a row: enough for a median."""
+
+ROUNDS = 6
+"""How often every kind has its turn, if there is time: some noise of the machine then spoils a part
+of the launches of every kind, and not all of one."""
+
+ROUNDS_NS = NS_PER_S // 2
+"""When no further round is begun: a server that starts has more urgent things to do."""
 
 BUDGET_NS = 2 * NS_PER_S
 """Time for the launches of one model after the first of each kind, so that models of slow launches
 are not kept from serving."""
-
-End = Literal["opt", "max"]
-_ENDS: tuple[End, ...] = ("opt", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,44 +48,63 @@ async def measure_costs(
 ) -> None:
     """Record what every number of rows costs in every profile, and every two side by side.
 
-    Takes a launch of each kind, and BUDGET_NS for more of them. Pairs of profiles that
-    remain unmeasured are taken not to disturb each other, until live traffic tells.
+    Takes a launch of each kind, and BUDGET_NS for more of them and for the pairs. Pairs of
+    profiles that remain unmeasured are taken not to disturb each other.
 
     Args:
+        spec: of the model.
         lanes: of every runner of the model, warmed up and idle.
+        costs: what is measured is added to these.
+        clock: to measure with.
 
     Raises:
         ExecutionFailed: a runner cannot run its own profile.
     """
     end_ns = clock.now_ns() + BUDGET_NS
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
-    for lane in first_of.values():
-        for rows, batch, bucket in _kinds(spec, lane.runner):
+    kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
+    slowdowns: dict[tuple[int, int], list[float]] = {}
+    began_ns = clock.now_ns()
+    end_ns = began_ns + BUDGET_NS
+    for turn in range(ROUNDS):
+        if turn and clock.now_ns() >= began_ns + ROUNDS_NS:
+            break
+        for lane, rows, batch, bucket in kinds:
             for run in range(RUNS):
-                if run and clock.now_ns() >= end_ns:
+                if (turn or run) and clock.now_ns() >= end_ns:
                     break
-                began_ns = clock.now_ns()
-                await lane.run(batch)
-                took_ns = clock.now_ns() - began_ns
+                took_ns = await _time(lane, batch, clock)
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
-    for one, other in itertools.permutations(lanes, 2):
-        if clock.now_ns() >= end_ns:
-            return
-        slowdown = await _measure_pair(spec, one, other, costs, clock)
-        costs.record_beside(one.runner.profile.index, other.runner.profile.index, slowdown)
+        for one, other in itertools.permutations(lanes, 2):
+            if clock.now_ns() >= end_ns:
+                return
+            slowdown = await _measure_pair(spec, one, other, costs, clock)
+            pair = (one.runner.profile.index, other.runner.profile.index)
+            slowdowns.setdefault(pair, []).append(slowdown)
+            costs.record_beside(*pair, statistics.median(slowdowns[pair]))
+    for lane in first_of.values():
+        if lane.runner.depth > 1 and clock.now_ns() < end_ns:
+            ahead = await _measure_ahead(spec, lane, costs, clock)
+            costs.ahead[lane.runner.profile.index] = ahead
+
+
+async def _time(lane: MeasuredLane, batch: Batch, clock: Clock) -> int:
+    began_ns = clock.now_ns()
+    await lane.run(batch)
+    return clock.now_ns() - began_ns
 
 
 def _kinds(spec: ModelSpec, runner: Runner) -> Iterator[tuple[int, Batch, Bucket]]:
     """Iterate over the launches of a runner that are worth knowing: rows, batch and bucket."""
     profile = runner.profile
     seen = set()
-    for end in _ENDS:
-        bucket = _bucket(spec, profile, end)
+    for corner in warm_corners(spec, profile):
+        bucket = _bucket(spec, profile, corner)
         # Where values decide on shapes, not every end can be executed; the opt can.
-        if bucket not in seen and (end == "opt" or not profile.values):
+        if bucket not in seen and (corner.end == "opt" or not profile.values):
             seen.add(bucket)
             for rows in runner.row_counts or _some_rows(profile):
-                yield rows, blank_batch_at(spec, profile, end, rows), bucket
+                yield rows, blank_batch_at(spec, profile, corner, rows), bucket
 
 
 def _some_rows(profile: Profile) -> tuple[int, ...]:
@@ -91,8 +114,8 @@ def _some_rows(profile: Profile) -> tuple[int, ...]:
     return tuple(sorted(powers | {rows.min, rows.opt, rows.max}))
 
 
-def _bucket(spec: ModelSpec, profile: Profile, end: End) -> Bucket:
-    shapes = {name: getattr(limits, end) for name, limits in profile.ranges.items()}
+def _bucket(spec: ModelSpec, profile: Profile, corner: Corner) -> Bucket:
+    shapes = corner_shapes(spec, profile, corner)
     return bucket_of(
         [shape[1:] if name in spec.rowwise else shape for name, shape in shapes.items()]
     )
@@ -111,19 +134,33 @@ async def _measure_pair(
             await other.run(beside)
 
     busy = asyncio.ensure_future(keep_busy())
-    taken_ns = []
     try:
-        for _ in range(RUNS):
-            began_ns = clock.now_ns()
-            await one.run(batch)
-            taken_ns.append(clock.now_ns() - began_ns)
+        taken_ns = [await _time(one, batch, clock) for _ in range(RUNS)]
     finally:
         stop = True
         await busy
     return sorted(taken_ns)[RUNS // 2] / costs.typical_ns(one.runner.profile.index, rows, bucket)
 
 
+async def _measure_ahead(
+    spec: ModelSpec, lane: MeasuredLane, costs: CostTable, clock: Clock
+) -> float:
+    """Find the share of a launch that passes beside the one before it if the lane is kept full."""
+    rows, batch, bucket = _tuned(spec, lane.runner)
+    launches = RUNS * lane.runner.depth
+    waiting = iter(range(launches))
+
+    async def keep_busy() -> None:
+        for _ in waiting:
+            await lane.run(batch)
+
+    began_ns = clock.now_ns()
+    await asyncio.gather(*(keep_busy() for _ in range(lane.runner.depth)))
+    each_ns = (clock.now_ns() - began_ns) / launches
+    return max(0.0, 1 - each_ns / costs.typical_ns(lane.runner.profile.index, rows, bucket))
+
+
 def _tuned(spec: ModelSpec, runner: Runner) -> tuple[int, Batch, Bucket]:
     profile = runner.profile
-    rows = profile.rows.opt
-    return rows, blank_batch_at(spec, profile, "opt", rows), _bucket(spec, profile, "opt")
+    rows, corner = profile.rows.opt, tuned_corner(spec, profile)
+    return rows, blank_batch_at(spec, profile, corner, rows), _bucket(spec, profile, corner)

@@ -23,6 +23,27 @@ class Part:
     report: LaunchReport
 
 
+def take_rows(outputs: Outputs, rows: slice, spec: ModelSpec, length: int) -> Outputs:
+    """Get a request's part of the outputs of a launch, as views.
+
+    Args:
+        outputs: of the launch.
+        rows: those of the request.
+        spec: of the model.
+        length: of the request, to which outputs are cut back that its padding names.
+    """
+    if not spec.batching:
+        return outputs
+    if spec.padding is None or not spec.padding.outputs:
+        return {name: array[rows] for name, array in outputs.items()}
+    taken = {}
+    for name, array in outputs.items():
+        dim = spec.padding.outputs.get(name, 0)
+        cut = (slice(None),) * (dim - 1) + (slice(length),) if dim else ()
+        taken[name] = array[(rows, *cut)]
+    return taken
+
+
 def own_error(error: BaseException, spec: ModelSpec, profile: str) -> BaseException:
     """Make an exception for one request from the one that failed its launch."""
     if isinstance(error, ServingError):

@@ -17,8 +17,9 @@ class Choice:
 
     Attributes:
         lane: has room.
-        parts: requests of one queue and how many of their next rows go along, 1 or more of
-            each; in all no more than the lane's profile admits.
+        parts: requests of one queue, or of several whose `padded_key` is equal, and how many of
+            their next rows go along, 1 or more of each; in all no more than the lane's profile
+            admits. The longest of them decides on the length that is executed.
         predicted_ns: how long the launch will take, from now; 0 if the policy cannot tell.
         slowdown: how many times longer than alone it will run, because of other lanes.
     """
@@ -64,6 +65,8 @@ class Policy(Protocol):
 
     def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
         """Estimate how long a request would take from now if it were served first.
+
+        Called once for every request that arrives, before it waits.
 
         0 if the policy does not look at deadlines before they have passed: then nothing is
         refused because of it.

@@ -26,10 +26,12 @@ class QueuedRequest:
 
     Attributes:
         route: which profiles can run its shapes, and its rows.
-        stack_key: requests may share a launch only if their keys are equal.
+        stack_key: requests may share a launch if their keys are equal.
         deadline_ns: on the monotonic clock; None for a request that can wait for ever.
         target_ns: how long it should take from arrival, if it has no deadline.
         priority: 1 for the most important.
+        padded_key: requests may also share a launch, padded to the longest of them, if these
+            keys are equal and not None.
     """
 
     request_id: RequestId
@@ -38,6 +40,7 @@ class QueuedRequest:
     deadline_ns: int | None = None
     target_ns: int = DEFAULT_TARGET_NS
     priority: int = 1
+    padded_key: Hashable = None
 
 
 @dataclass(frozen=True, slots=True)

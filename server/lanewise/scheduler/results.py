@@ -18,6 +18,7 @@ class LaunchReport:
         rows: rows of this request in the launch.
         batch_rows: rows of all its requests together.
         padded_rows: rows executed.
+        padded_length: executed, see `Padding`; 0 for a model without padding.
         queue_ns: from the request's arrival to the launch.
         execution_ns: from the launch until the outputs could be read in host memory.
     """
@@ -28,6 +29,7 @@ class LaunchReport:
     padded_rows: int
     queue_ns: int
     execution_ns: int
+    padded_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,15 @@ A request's dimensions other than rows must lie within a profile. Its rows need 
 
 A profile with a higher minimum than the request's rows may take it as a *guest*: when the
 launch is happening anyway, or when guests alone fill it.
+
+Where a model may be padded, a request's length need not lie within a profile either: one that
+executes a greater length admits it.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -41,15 +44,21 @@ class Route:
     Attributes:
         rows: rows to run; 1 for a model without batching.
         shapes: what must be equal for requests to be stacked: per input in the model's
-            order its shape, without dimension 0 if that counts rows.
+            order its shape, without dimension 0 if that counts rows. With padding, at the
+            least length that is executed for it anywhere.
         fits: indexes of the profiles that admit every dimension but rows, ascending.
-        bucket: of the shapes, for their costs.
+        buckets: by profile index, of the shapes it executes for the request, for their costs.
+        length: of the request, see `Padding`; 0 without padding.
+        lengths: by profile index, what is executed for it, 0 if nothing is long enough;
+            empty without padding.
     """
 
     rows: int
     shapes: tuple[Shape, ...]
     fits: tuple[int, ...]
-    bucket: Bucket
+    buckets: tuple[Bucket, ...]
+    length: int = 0
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class Router:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self._names = {tensor.name: None for tensor in spec.inputs}  # in order, as a set
+        self._lengths = sorted({length for each in spec.profiles for length in each.lengths})
         self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
         self._eligibility = functools.lru_cache(CACHED_ROUTES)(self._find_eligibility)
 
@@ -157,12 +167,54 @@ class Router:
             for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
         )
 
+    def length_of(self, shapes: tuple[Shape, ...]) -> int:
+        """Get the size in the dimension that may be padded; 0 if there is none.
+
+        Args:
+            shapes: with the dimensions of the model.
+
+        Raises:
+            ShapeMismatch: the inputs disagree on it.
+        """
+        padding = self.spec.padding
+        if padding is None:
+            return 0
+        by_name = dict(zip(self._names, shapes, strict=True))
+        found = {name: by_name[name][dim] for name, dim in padding.inputs.items()}
+        if len(set(found.values())) > 1:
+            listed = ", ".join(
+                f"'{name}' has {size} (dimension {padding.inputs[name]})"
+                for name, size in found.items()
+            )
+            raise ShapeMismatch(
+                f"model '{self.spec.name}': the inputs disagree on {padding.dimension}: {listed}; "
+                "send the same in each"
+            )
+        return next(iter(found.values()))
+
+    def at_length(self, items: tuple[Shape, ...], length: int) -> tuple[Shape, ...]:
+        """Get the shapes without rows that are executed at a length; 0 leaves them as they are."""
+        padding = self.spec.padding
+        if padding is None or not length:
+            return items
+        named = zip(self._names, items, strict=True)
+        return tuple(padding.item_shape(name, item, length) for name, item in named)
+
+    def shapes_of_any_length(self, route: Route) -> tuple[Shape, ...] | None:
+        """Get what must be equal for requests of any length to be stacked; None without padding."""
+        return None if self.spec.padding is None else self.at_length(route.shapes, 1)
+
+    def bucket_in(self, profile: Profile, shapes: tuple[Shape, ...]) -> Bucket:
+        """Get the bucket of what `profile` executes for a request of `shapes`."""
+        length = profile.padded_length(self.length_of(shapes))
+        return bucket_of(self.at_length(self.items(shapes), length))
+
     def find_problem(self, profile: Profile, shapes: tuple[Shape, ...], rows: int) -> str:
         """Say why `profile` cannot run a request however it is split or padded; "" if it can."""
         if rows == 0:
             return _NO_ROWS
         for name, dim, size in self._item_dims(shapes):
-            low, high = profile.ranges[name].min[dim], profile.ranges[name].max[dim]
+            low, high = self._limits(profile, name, dim)
             if not low <= size <= high:
                 return f"dimension {dim} of '{name}' is {size}, it admits {_span(low, high)}"
         return ""
@@ -170,6 +222,7 @@ class Router:
     def _find_route(self, shapes: tuple[Shape, ...], pin: str | int | None) -> Route:
         only = self.pinned(pin)
         rows = self.count_rows(shapes)
+        length = self.length_of(shapes)
         allowed = self.spec.profiles if only is None else (only,)
         fits = [p for p in allowed if not self.find_problem(p, shapes, rows)]
         if not fits:
@@ -181,12 +234,26 @@ class Router:
                 f"{MAX_LAUNCHES} launches; send at most {most_rows} rows in a request"
             )
         items = self.items(shapes)
+        indexes = tuple(profile.index for profile in fits)
+        if self.spec.padding is None:
+            buckets = (bucket_of(items),) * len(self.spec.profiles)
+            return Route(rows, items, indexes, buckets)
+        lengths = tuple(profile.padded_length(length) for profile in self.spec.profiles)
+        least = self._lengths[bisect.bisect_left(self._lengths, length)]
         return Route(
             rows=rows,
-            shapes=items,
-            fits=tuple(profile.index for profile in fits),
-            bucket=bucket_of(items),
+            shapes=self.at_length(items, least),
+            fits=indexes,
+            buckets=tuple(bucket_of(self.at_length(items, each)) for each in lengths),
+            length=length,
+            lengths=lengths,
         )
+
+    def _limits(self, profile: Profile, name: str, dim: int) -> tuple[int, int]:
+        """Get the least and the greatest size of a dimension that `profile` admits."""
+        if self.spec.padding is not None and self.spec.padding.inputs.get(name) == dim:
+            return 1, profile.lengths[-1]
+        return profile.ranges[name].min[dim], profile.ranges[name].max[dim]
 
     def _find_eligibility(self, fits: tuple[int, ...], rows: int) -> Eligibility:
         ranges = {index: self.spec.profiles[index].rows for index in fits}
@@ -242,20 +309,33 @@ class Router:
             for tensor, shape in zip(self.spec.inputs, shapes, strict=True)
         )
         reasons = "".join(
-            f"\n  '{profile.name}' (index {profile.index}) admits {_describe_ranges(profile)}: "
-            + self.find_problem(profile, shapes, rows)
-            for profile in allowed
+            f"\n  '{each.name}' (index {each.index}) admits {self._describe_ranges(each)}: "
+            + self.find_problem(each, shapes, rows)
+            for each in allowed
         )
         return NoProfileAdmits(
             f"{title}: {which} {sent}; {self._summarize(shapes, allowed)}; "
             f"send a shape within a range, or add a profile for this one{reasons}"
         )
 
+    def _describe_ranges(self, profile: Profile) -> str:
+        described = []
+        for name, limits in profile.ranges.items():
+            low, high = limits.min, limits.max
+            if self.spec.padding is not None:
+                low = (*low[:1], *self.spec.padding.item_shape(name, low[1:], 1))
+                high = (
+                    *high[:1],
+                    *self.spec.padding.item_shape(name, high[1:], profile.lengths[-1]),
+                )
+            described.append(f"'{name}' {format_shape(low)} to {format_shape(high)}")
+        return ", ".join(described)
+
     def _summarize(self, shapes: tuple[Shape, ...], allowed: tuple[Profile, ...]) -> str:
         """Say which dimensions are at fault, and what all of `allowed` together admit there."""
         faults = []
         for name, dim, size in self._item_dims(shapes):
-            limits = [(p.ranges[name].min[dim], p.ranges[name].max[dim]) for p in allowed]
+            limits = [self._limits(profile, name, dim) for profile in allowed]
             if not any(low <= size <= high for low, high in limits):
                 admitted = " or ".join(_span(low, high) for low, high in _merge(limits))
                 faults.append(f"dimension {dim} of '{name}' is {size}, admitted are {admitted}")
@@ -280,10 +360,3 @@ def _merge(limits: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _span(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _describe_ranges(profile: Profile) -> str:
-    return ", ".join(
-        f"'{name}' {format_shape(limits.min)} to {format_shape(limits.max)}"
-        for name, limits in profile.ranges.items()
-    )

@@ -75,11 +75,11 @@ class _Context:
     """What executes launches one after the other: a lane's execution context, or the only one.
 
     Attributes:
-        queue: given to it and not begun.
+        queue: given to it and not begun, and when it was given.
         last: what it executed last, or executes.
     """
 
-    queue: deque[Work] = field(default_factory=deque)
+    queue: deque[tuple[Work, int]] = field(default_factory=deque)
     running: _Running | None = None
     last: Work | None = None
 
@@ -88,7 +88,8 @@ class Device:
     """Executes launches in virtual time.
 
     A launch takes what the cost table says for it alone, and what a change of shapes or
-    profile costs in its context. Beside others it progresses at the speed
+    profile costs in its context; if it waited for the one before it in its context, less by
+    what it could do in the meantime. Beside others it progresses at the speed
     1 / (1 + sum of (slowdown beside each of them - 1)): slowdowns of single pairs are all
     that is measured, and their excess is added up.
 
@@ -135,10 +136,10 @@ class Device:
         self._progress(now_ns)
         context = self._contexts[work.lane_id]
         if context.running is None:
-            self._begin(context, work)
+            self._begin(context, work, now_ns)
             self._plan()
         else:
-            context.queue.append(work)
+            context.queue.append((work, now_ns))
 
     def advance(self, to_ns: int) -> list[Ended]:
         """Execute until `to_ns`; get what was over by then, in that order."""
@@ -153,8 +154,10 @@ class Device:
         self._progress(to_ns)
         return ended
 
-    def _begin(self, context: _Context, work: Work) -> None:
+    def _begin(self, context: _Context, work: Work, given_ns: int) -> None:
         alone_ns = self._alone_ns(work, context.last)
+        ahead_ns = round(alone_ns * self._costs.ahead.get(work.profile, 0.0))
+        alone_ns -= min(self._now_ns - given_ns, ahead_ns)
         self.work_ns += alone_ns
         new = _Running(work, self._now_ns, alone_ns)
         for other in self._running:
@@ -176,7 +179,7 @@ class Device:
                 if other is not one
             )
         if context.queue:
-            self._begin(context, context.queue.popleft())
+            self._begin(context, *context.queue.popleft())
         self._plan()
 
     def _progress(self, to_ns: int) -> None:

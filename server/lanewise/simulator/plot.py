@@ -20,7 +20,7 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 BINS = 100
 """Points in time at which occupancy is shown."""
 
-MOST_POINTS = 2000
+MOST_POINTS = 250
 """Of a curve: more than can be told apart would make the file large."""
 
 
@@ -50,6 +50,7 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
             cannot be written.
     """
     require_plots()
+    from matplotlib import rc_context  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(11, 3.2 * len(results)), layout="constrained")
@@ -60,7 +61,9 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
     rows[-1][0].set_xlabel("latency, ms")
     rows[-1][1].set_xlabel("time, s")
     try:
-        figure.savefig(path)
+        # Letters that stay text are smaller than their outlines, and can be searched.
+        with rc_context({"svg.fonttype": "none"}):
+            figure.savefig(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be drawn: {error}") from error
 

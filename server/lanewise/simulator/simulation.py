@@ -13,7 +13,7 @@ from lanewise.config import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.errors import ServingError
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policy import Policy
@@ -114,7 +114,7 @@ class _Simulation:
         self._outcomes = Outcomes()
         # The same few shapes come again and again: what follows from them is found once.
         self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
-        self._bucket_of = functools.lru_cache(CACHED_ROUTES)(bucket_of)
+        self._at_length = functools.lru_cache(CACHED_ROUTES)(self._scheduler.router.at_length)
         self._routes: dict[RequestId, Route] = {}
         self._ended: deque[Ended] = deque()
         self._free_ns = 0
@@ -192,6 +192,7 @@ class _Simulation:
             None if timeout_ns is None else arrival.at_ns + timeout_ns,
             DEFAULT_TARGET_NS if arrival.target_ns is None else arrival.target_ns,
             arrival.priority,
+            self._scheduler.router.shapes_of_any_length(route),
         )
         self._carry_out(self._scheduler.arrive(request, self._free_ns), request_id)
 
@@ -216,14 +217,15 @@ class _Simulation:
     def _launch(self, launch: Launch) -> None:
         self._be_free(self._free_ns, self._host.launch_ns)
         shapes = self._routes[launch.slices[0].request_id].shapes
+        executed = self._at_length(shapes, launch.length) if launch.length else shapes
         lane = self._scheduler.lanes[launch.lane_id]
         work = Work(
             launch.launch_id,
             launch.lane_id,
             lane.profile.index,
             launch.padded_rows,
-            self._bucket_of(shapes),
-            shapes,
+            launch.bucket,
+            executed,
         )
         self._device.start(work, self._free_ns)
 

@@ -32,6 +32,36 @@ def test_a_profile_is_pinned_by_name_or_by_index(profile, parameter):
     assert dict(message.parameters) == {"profile": parameter}
 
 
+def test_priority_target_and_timeout_travel_in_the_units_of_their_parameters():
+    request = InferRequest({"X": X}, priority=1, latency_target_s=0.02, timeout_s=1.5)
+
+    assert dict(build_infer("m", "", request).parameters) == {
+        "priority": pb.InferParameter(uint64_param=1),
+        "latency_target_us": pb.InferParameter(int64_param=20_000),
+        "timeout": pb.InferParameter(int64_param=1_500_000),
+    }
+
+
+@pytest.mark.parametrize("left_s", [0.0, -3.0, 1e-9])
+def test_a_timeout_that_is_used_up_is_sent_as_one_and_not_as_none(left_s):
+    message = build_infer("m", "", InferRequest({"X": X}, timeout_s=left_s))
+
+    assert message.parameters["timeout"].int64_param == 1
+
+
+@pytest.mark.parametrize(
+    ("urgency", "text"),
+    [
+        ({"priority": -1}, "priority is -1, but 1 is the most important"),
+        ({"latency_target_s": 0.0}, "latency_target_s is 0.0, but must be a positive number"),
+        ({"latency_target_s": float("nan")}, "latency_target_s is nan, but must be"),
+    ],
+)
+def test_a_priority_or_target_that_makes_no_sense_is_refused(urgency, text):
+    with pytest.raises(ValueError, match=text):
+        build_infer("m", "", InferRequest({"X": X}, **urgency))
+
+
 @pytest.mark.parametrize("outputs", [[], "Y"])
 def test_outputs_are_a_list_of_names_or_left_out(outputs):
     with pytest.raises(ValueError, match=r"must be a list of one or more names"):

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.models import contents, random_array
 from lanewise.errors import ShapeMismatch
-from lanewise.memory.staging import pack_rows, pad_rows
+from lanewise.memory.staging import Filling, pack_rows, pad_rows
 from lanewise.tensors import DType
 
 
@@ -73,3 +73,26 @@ def test_bfloat16_keeps_its_type():
 
     assert out.dtype == ml_dtypes.bfloat16
     assert out.astype(np.float32).tolist() == [[1.5], [1.5]]
+
+
+@pytest.mark.parametrize("dtype", DType)
+def test_short_rows_are_completed_bit_for_bit(dtype):
+    pieces = [random_array(dtype, (rows, length, 2)) for rows, length in ((1, 3), (2, 5), (1, 0))]
+    value = b"pad" if dtype is DType.BYTES else 1
+    out = random_array(dtype, (5, 5, 2), seed=9).copy()
+    last = contents(out[4:])
+
+    assert pack_rows(pieces, out, Filling(1, value)) == 4
+
+    assert contents(out[0, :3]) == contents(pieces[0][0])
+    assert contents(out[1:3]) == contents(pieces[1])
+    fill = np.full((5, 2), value).astype(dtype.numpy)
+    assert contents(out[0, 3:]) == contents(fill[:2])
+    assert contents(out[3]) == contents(fill)
+    assert contents(out[4:]) == last
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 2), (1, 5, 1), (1, 5)])
+def test_rows_that_are_too_long_or_differ_elsewhere_are_refused(shape):
+    with pytest.raises(ShapeMismatch, match="cannot be stacked"):
+        pack_rows([np.ones(shape)], np.zeros((2, 5, 2)), Filling(1, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from helpers.sim import model, profile
 from lanewise.clock import NS_PER_S, SystemClock
 from lanewise.engine.runner import LoadedModel
 from lanewise.errors import DeadlineExpired, Draining, ExecutionFailed
+from lanewise.models import Padding
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 
@@ -171,3 +173,23 @@ def test_a_request_given_up_while_its_shape_is_prepared_leaves_nothing_behind():
         await end(dispatcher, runner)
 
     asyncio.run(scenario())
+
+
+def test_with_padding_the_lengths_that_are_executed_are_what_is_warm_or_cold():
+    async def scenario():
+        only = replace(profile(0, (1, 4, 8), [(1, 16, 64)]), lengths=(16, 64))
+        runner = ColdRunner(only, warm={16})
+        spec = replace(model(only), padding=Padding("tokens", {"X": 1}, {"X": 0}))
+        dispatcher = Dispatcher(
+            LoadedModel(spec, (runner,)), SystemClock(), max_queue_requests=10, costs=CostTable()
+        )
+        runner.release(2)
+        short = await dispatcher.submit(of_length(5))
+        task = asyncio.create_task(dispatcher.submit(of_length(20)))
+        await asked(runner)
+        runner.let_go.release()
+        longer = await task
+        await end(dispatcher, runner)
+        return short.was_cold, longer.was_cold, runner.warm
+
+    assert asyncio.run(scenario()) == (False, True, {16, 64})

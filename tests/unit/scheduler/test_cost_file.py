@@ -27,6 +27,7 @@ def all_of(measured):
         dict(costs.pairs()),
         costs.change_ns,
         costs.switch_ns,
+        costs.ahead,
         measured.host,
         measured.source,
     )
@@ -42,6 +43,7 @@ def full_model():
         host=HostCosts(request_ns=100, launch_ns=200),
     )
     measured.lanes[1].row_counts = (1, 4, 32)
+    measured.costs.ahead = {2: 0.4}
     return dataclasses.replace(measured, source="a test")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from helpers.gated import gated_model
 from helpers.sim import mission_model, model, profile
@@ -22,6 +24,7 @@ from lanewise.errors import (
     RunnerLost,
 )
 from lanewise.models import ShapeRange
+from lanewise.scheduler.cost_report import LaunchCost
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.results import LaneState
@@ -35,10 +38,10 @@ def rows(*values: float) -> dict[str, np.ndarray]:
 
 
 @asynccontextmanager
-async def dispatching(spec, *, max_queue_requests: int = 100):
+async def dispatching(spec, *, max_queue_requests: int = 100, costs: CostTable | None = None):
     loaded, runners = gated_model(spec)
     dispatcher = Dispatcher(
-        loaded, SystemClock(), max_queue_requests=max_queue_requests, costs=CostTable()
+        loaded, SystemClock(), max_queue_requests=max_queue_requests, costs=costs or CostTable()
     )
     await dispatcher.warm_up()
     try:
@@ -346,3 +349,146 @@ def test_a_shape_no_profile_admits_is_refused_before_it_is_queued():
                 await dispatcher.submit({"X": np.zeros((1, 9), np.float32)})
 
     asyncio.run(scenario())
+
+
+@pytest.fixture
+def debug_log():
+    """Every line that is logged meanwhile, those of level debug included."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.DEBUG)
+    with capture_logs() as lines:
+        yield lines
+    root.setLevel(level)
+
+
+def lines_of(log, event, *keys):
+    return [
+        {key: line[key] for key in keys if key in line} for line in log if line["event"] == event
+    ]
+
+
+def costs_of(row_ms: float):
+    """The cost table of a model whose profile 0 takes this long for a row."""
+    costs = CostTable()
+    costs.record(0, 1, 0, round(row_ms * NS_PER_MS))
+    return costs
+
+
+def test_a_launch_is_logged_with_its_reason_and_what_it_was_expected_to_take_and_took(debug_log):
+    async def scenario():
+        spec = model(profile(0, (4, 4, 4)))
+        async with dispatching(spec) as (dispatcher, runners):
+            runners["p0"].release()
+            await dispatcher.submit(rows(1, 2, 3))
+            (lane,) = dispatcher.status()
+            return lane.counters
+
+    counters = asyncio.run(scenario())
+
+    (line,) = [line for line in debug_log if line["event"] == "launch finished"]
+    expected = {
+        "profile": "p0",
+        "lane": 0,
+        "reason": "idle",
+        "requests": 1,
+        "rows": 3,
+        "padded_rows": 4,
+        "predicted_ms": counters.predicted_ns / NS_PER_MS,
+        "slowdown": 1.0,
+    }
+    assert {key: line[key] for key in expected} == expected
+    assert line["predicted_ms"] > 0
+    assert 0 < line["execution_ms"] <= counters.execution_ns / NS_PER_MS
+
+
+def test_a_full_queue_is_logged_with_what_was_refused(debug_log):
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec, max_queue_requests=1) as (dispatcher, runners):
+            tasks = [asyncio.create_task(dispatcher.submit(rows(1)))]
+            await started(runners["p0"])
+            tasks.append(asyncio.create_task(dispatcher.submit(rows(2))))
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull):
+                await dispatcher.submit(rows(3, 4), priority=1)
+            runners["p0"].release(2)
+            await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+    assert lines_of(debug_log, "request not run", "reason", "rows", "priority", "waited_ms") == [
+        {"reason": "QueueFull", "rows": 2, "priority": 1, "waited_ms": 0}
+    ]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_arrival_with_what_was_needed_and_left(
+    debug_log,
+):
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec, costs=costs_of(5000.0)) as (dispatcher, runners):
+            deadline_ns = SystemClock().now_ns() + NS_PER_S
+            with pytest.raises(
+                DeadlineExpired, match=r"at arrival the request needs \d+\.\d ms, and"
+            ):
+                await dispatcher.submit(rows(1), deadline_ns=deadline_ns)
+            assert not runners["p0"].batches
+
+    asyncio.run(scenario())
+
+    (line,) = lines_of(debug_log, "request not run", "reason", "waited_ms", "needed_ms", "left_ms")
+    assert (line["reason"], line["waited_ms"]) == ("DeadlineExpired", 0)
+    assert line["needed_ms"] >= 5000
+    assert 0 < line["left_ms"] <= 1000
+
+
+def test_a_request_that_is_given_up_later_is_logged_with_how_long_it_waited(debug_log):
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec) as (dispatcher, runners):
+            running = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            deadline_ns = SystemClock().now_ns() + 20 * NS_PER_MS
+            with pytest.raises(DeadlineExpired):
+                await dispatcher.submit(rows(2), deadline_ns=deadline_ns)
+            runners["p0"].release()
+            await running
+
+    asyncio.run(scenario())
+
+    (line,) = lines_of(debug_log, "request not run", "reason", "waited_ms", "left_ms")
+    assert line["reason"] == "DeadlineExpired"
+    assert line["waited_ms"] > 0
+    assert line["left_ms"] < 20 - line["waited_ms"] + 1
+
+
+def test_a_request_with_a_short_latency_target_goes_before_those_without():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec) as (dispatcher, runners):
+            tasks = [asyncio.create_task(dispatcher.submit(rows(0)))]
+            await started(runners["p0"])
+            tasks.append(asyncio.create_task(dispatcher.submit(rows(1))))
+            await asyncio.sleep(0)
+            tasks.append(asyncio.create_task(dispatcher.submit(rows(2), target_ns=NS_PER_MS)))
+            await asyncio.sleep(0)
+            runners["p0"].release(3)
+            await asyncio.gather(*tasks)
+        return [float(batch.pieces["X"][0][0]) for batch in runners["p0"].batches]
+
+    assert asyncio.run(scenario()) == [0, 2, 1]
+
+
+def test_costs_that_are_given_are_reported_and_not_measured_anew():
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)))
+        async with dispatching(spec, costs=costs_of(5.0)) as (dispatcher, runners):
+            assert not runners["p0"].batches
+            return dispatcher.cost_report(), spec
+
+    report, spec = asyncio.run(scenario())
+
+    assert report.launches == (
+        LaunchCost(spec.profiles[0], 1, 0, 5 * NS_PER_MS, 5 * NS_PER_MS, samples=1),
+    )

@@ -64,6 +64,15 @@ def test_the_excess_over_each_other_lane_adds_up():
     assert ends[3] == 1.75
 
 
+def test_what_a_launch_can_do_ahead_passes_while_it_waits_for_its_lane():
+    model = measured_model(ALONE, depth=2)
+    model.costs.ahead = {2: 0.4}
+    launches = [(0, work(1, 2, 128)), (3, work(2, 2, 128)), (15, work(3, 2, 128))]
+
+    # 10 ms each alone. The second waits 7 ms, in which it does all it can, 4; the third waits 1.
+    assert ends_ms(device(model), launches) == {1: 10.0, 2: 16.0, 3: 25.0}
+
+
 def test_lanes_that_do_not_disturb_each_other_run_as_if_alone():
     launches = [(0, work(1, 0, 1)), (0.5, work(2, 1, 4)), (1, work(3, 2, 128))]
 

@@ -75,6 +75,7 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
         batching=profiles.batching,
         rowwise=profiles.rowwise,
         profiles=profiles.profiles,
+        padding=profiles.padding,
     )
     lanes = plan_lanes(spec, settings, source.settings_file)
     report = report_engine(loaded.header, facts)

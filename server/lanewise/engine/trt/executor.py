@@ -42,7 +42,8 @@ def describe_work(spec: ModelSpec, profile: Profile, batch: Batch) -> Work:
     for tensor in spec.inputs:
         piece = batch.pieces[tensor.name][0]
         is_rowwise = tensor.name in spec.rowwise
-        shapes[tensor.name] = (batch.padded_rows, *piece.shape[1:]) if is_rowwise else piece.shape
+        item = batch.item_shape(tensor.name)
+        shapes[tensor.name] = (batch.padded_rows, *item) if is_rowwise else piece.shape
         if tensor.name in profile.values:
             values[tensor.name] = piece.tobytes()
     key = (*shapes.values(), *values.values())

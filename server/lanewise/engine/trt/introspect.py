@@ -133,6 +133,11 @@ def plan_engine_profiles(
         ConfigError: the settings contradict the engine or themselves.
     """
     problems = []
+    if settings.padding is not None and facts.shape_tensors:
+        listed = ", ".join(sorted(facts.shape_tensors))
+        problems.append(
+            f"padding: the values of {listed} decide shapes, which padding would change"
+        )
     entries = None
     if settings.profiles is not None:
         entries = []

@@ -11,7 +11,7 @@ from typing import Literal
 
 import structlog
 
-from lanewise.engine.inputs import blank_batch_at
+from lanewise.engine.inputs import blank_batch_at, corner_shapes, warm_corners
 from lanewise.engine.runner import Batch, require_rows
 from lanewise.engine.trt.context import ProfileContext
 from lanewise.engine.trt.executor import Executor, Work, describe_work, is_known
@@ -132,18 +132,20 @@ class TrtRunner:
         return self._graphs
 
     def warm_up(self) -> None:
-        """Execute every row count at the opt and the max of its other dimensions, and of values.
+        """Execute every row count at every corner of the profile that can be executed.
 
         Once without a graph, which compiles what is missing, then once in each slot, which
         captures the graphs.
         """
+        corners = warm_corners(self._spec, self._profile)
+        corners = tuple(corner for corner in corners if corner.end in self._ends)
         for rows in self._row_counts or (1,):
-            for end in self._ends:
-                batch = blank_batch_at(self._spec, self._profile, end, rows)
+            for corner in corners:
+                batch = blank_batch_at(self._spec, self._profile, corner, rows)
                 for _ in range(1 + DEPTH):
                     self.run(batch)
-        for end in self._ends:
-            self._warm.add({n: getattr(r, end) for n, r in self._profile.ranges.items()})
+        for corner in corners:
+            self._warm.add(corner_shapes(self._spec, self._profile, corner))
         self._when_warm()
 
     def is_warm(self, shapes: Mapping[str, Shape]) -> bool:

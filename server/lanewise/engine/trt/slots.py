@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
+from lanewise.engine.inputs import fillings
 from lanewise.engine.runner import Batch
 from lanewise.memory.device import CudaEvent, DeviceBuffer, PinnedBuffer, Stream
-from lanewise.memory.staging import as_words, pack_rows, pad_rows
+from lanewise.memory.staging import pack_rows, pad_rows, place_rows
 from lanewise.models import ModelSpec
 from lanewise.tensors import Array, Shape, TensorSpec, element_count
 
@@ -47,6 +48,7 @@ class Slot:
         self.done = CudaEvent()
         self._spec = spec
         self._stacked = spec.rowwise - on_host
+        self._fillings = fillings(spec)
         self._pinned = {tensor.name: PinnedBuffer() for tensor in (*spec.inputs, *spec.outputs)}
         self._device = {
             tensor.name: DeviceBuffer()
@@ -160,7 +162,7 @@ class Slot:
 
     def _pack_tensor(self, tensor: TensorSpec, pieces: Sequence[Array], pinned: Array) -> None:
         if tensor.name in self._stacked:
-            pad_rows(pinned, pack_rows(pieces, pinned))
+            pad_rows(pinned, pack_rows(pieces, pinned, self._fillings.get(tensor.name)))
         else:
             np.copyto(pinned, pieces[0])
 
@@ -180,11 +182,11 @@ class Slot:
         rows = sum(piece.shape[0] for piece in pieces)
         pad_rows(pinned, rows)
         row_bytes = pinned.nbytes // shape[0]
+        filling = self._fillings.get(tensor.name)
         source, target = self._pinned[tensor.name].address, self._device[tensor.name].address
 
         def copy(first: int, piece: Array) -> None:
-            last = first + piece.shape[0]
-            as_words(pinned)[first:last] = as_words(piece)
+            place_rows(piece, pinned, first, filling)
             offset = first * row_bytes
             stream.copy_in(target + offset, source + offset, piece.shape[0] * row_bytes)
 

@@ -5,10 +5,13 @@ fits could run it: at once, or when it is free. Such a launch is weighed by two 
 makes the device spend beyond the cheapest plan for everything in the queue, and what its requests
 wait for it. An idle device is given whatever waits. Beside other lanes a launch may be held
 until it has gathered more rows, but never past its latest safe start.
+
+Queues of different lengths that cost less together are looked at as one, see `mixing`.
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 import operator
@@ -19,8 +22,10 @@ from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
 from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.decisions import LaunchReason
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.policies.mixing import Mixes
 from lanewise.scheduler.policies.prices import LanePrices, Prices
 from lanewise.scheduler.policy import Choice, GiveUp, fill
+from lanewise.scheduler.request import DEFAULT_TARGET_NS
 
 MOST_HEADS = 16
 """Requests for which a launch is looked for at a time, the most urgent ones: so many shapes at once
@@ -29,10 +34,13 @@ do not make a decision slow, and the others get their turn when these have left.
 REPLAN_NS = 50_000_000
 """Plans are made anew at most this often: a drifting table must not keep the planner busy."""
 
+TARGETS_LAST_NS = 1_000_000_000
+"""For so long after a request with a latency target, bulk launches are kept short for its like."""
+
 MOST_LONE_ROWS = 1024
 """Numbers of rows whose best launch is remembered for each kind of requests."""
 
-CLOSE = 0.1
+CLOSE = 0.05
 """Lanes whose costs differ by less than this share of a launch are as good as each other."""
 
 HARM_WEIGHT = 1.5
@@ -40,8 +48,8 @@ HARM_WEIGHT = 1.5
 already who lose. Found in the simulator: more or less of it serves fewer requests on time."""
 
 CUT_WORTH = 2.0
-"""A request is cut only into launches whose rows cost less than this many times the cheapest: not
-into single rows because a narrow lane happens to be free."""
+"""A request is cut only where that is cheaper than running it whole, and only into launches whose
+rows cost less than this many times the cheapest: not into single rows because a lane is free."""
 
 _urgency = operator.attrgetter("due_ns", "sequence")
 
@@ -88,24 +96,68 @@ class _Option(NamedTuple):
         return self.wait_ns + math.ceil(self.prices.safe_ns[rows] * self.slowdown)
 
 
+class _Targets:
+    """The tightest latency targets of the requests that came lately, by their only profile."""
+
+    def __init__(self) -> None:
+        self._tightest: dict[int, tuple[int, int]] = {}  # the target, and when it was seen
+
+    def note(self, waiting: Waiting, now_ns: int) -> None:
+        """Take note of what a request that arrives asks for."""
+        if len(waiting.fits) > 1:
+            return  # while one lane is busy it has another
+        request = waiting.request
+        target_ns = request.target_ns
+        if request.deadline_ns is not None:
+            target_ns = request.deadline_ns - now_ns
+        elif target_ns >= DEFAULT_TARGET_NS:
+            return
+        (index,) = waiting.fits
+        tightest = self._tightest.get(index)
+        if tightest is None or target_ns <= tightest[0] or now_ns > tightest[1] + TARGETS_LAST_NS:
+            self._tightest[index] = (target_ns, now_ns)
+
+    def most_ns(self, index: int, slack_ns: float, now_ns: int) -> float:
+        """Tell how long a launch of profile `index` may be, of a request that has `slack_ns`.
+
+        Requests that are no more patient than the tightest may take as long as they like.
+        """
+        tightest = self._tightest.get(index)
+        if tightest is None or now_ns > tightest[1] + TARGETS_LAST_NS:
+            return math.inf
+        return math.inf if slack_ns <= 2 * tightest[0] else tightest[0]
+
+
 class _Moment:
     """The lanes at one time.
 
     Attributes:
         running: lanes with something in flight.
+        live_lanes: how many are in service.
         is_any_idle: whether a lane has nothing in flight.
         can_queue: lanes that are running and have room for a launch behind.
     """
 
-    def __init__(self, backlog: Backlog, costs: CostTable, now_ns: int) -> None:
+    def __init__(self, backlog: Backlog, costs: CostTable, targets: _Targets, now_ns: int) -> None:
         self.now_ns = now_ns
+        self.targets = targets
         self.draining = backlog.draining
+        self._lanes = backlog.lanes
         self.running = [lane for lane in backlog.lanes if lane.in_flight]
-        self.is_any_idle = any(not lane.in_flight and not lane.is_retired for lane in backlog.lanes)
+        live = [lane for lane in backlog.lanes if not lane.is_retired]
+        self.live_lanes = len(live)
+        self.is_any_idle = any(not lane.in_flight for lane in live)
         self.can_queue = [lane for lane in self.running if lane.has_room]
         self._costs = costs
         self._by_owners = backlog.by_owners
         self._neighbours: dict[int, _Neighbours] = {}
+
+    def is_idle(self, fits: tuple[int, ...]) -> bool:
+        """Whether a lane of one of these profiles has nothing in flight."""
+        return any(
+            not lane.in_flight and not lane.is_retired and lane.profile.index in fits
+            for lane in self._lanes
+        )
 
     def wait_ns(self, lane: Lane) -> int:
         """How long until a launch of `lane` would start."""
@@ -146,7 +198,9 @@ class CostAwarePolicy:
 
     def __init__(self, costs: CostTable) -> None:
         self._costs = costs
-        self._prices: dict[tuple[tuple[int, ...], Bucket], Prices] = {}
+        self._prices: dict[tuple[tuple[int, ...], tuple[Bucket, ...]], Prices] = {}
+        self._targets = _Targets()
+        self._live_lanes = 0  # that the prices were made for
         self._wakeup_ns: int | None = None
 
     @property
@@ -155,47 +209,63 @@ class CostAwarePolicy:
 
     def choose(self, backlog: Backlog, now_ns: int) -> Choice | GiveUp | None:
         wakeup_ns, self._wakeup_ns = self._wakeup_ns, None
-        moment = _Moment(backlog, self._costs, now_ns)
+        moment = _Moment(backlog, self._costs, self._targets, now_ns)
+        if moment.live_lanes != self._live_lanes:
+            self._prices.clear()
+            self._live_lanes = moment.live_lanes
         if not moment.is_any_idle and not moment.can_queue:
             return None
         if backlog.lanes_changed or (wakeup_ns is not None and now_ns >= wakeup_ns):
             queues: Iterable[StackQueue] = backlog.queues.values()
         else:  # whatever was held before is still held
-            queues = [backlog.queues[key] for key in backlog.changed if key in backlog.queues]
+            queues = backlog.changed_queues()
             self._wakeup_ns = wakeup_ns
+        mixes = None
+        if backlog.has_kin:
+            mixes = Mixes(backlog, functools.partial(self._prices_for, backlog, now_ns))
         for head in _most_urgent(queues):
             queue = backlog.queue_of(head)
-            if not moment.is_any_idle and not _fills_any(queue, moment.can_queue):
-                continue
-            prices = self._prices_for(backlog, queue.fits, queue.bucket, now_ns)
-            choice = self._choose_from(head, queue, prices, moment)
+            mixed = queue if mixes is None else mixes.mix_of(head)
+            choice = self._choose_from(head, mixed, backlog, moment)
+            if (
+                mixed is not queue
+                and not isinstance(choice, Choice)
+                and (choice is not None or not moment.is_idle(mixed.fits))
+            ):  # too long for its deadline, or for the lanes that are idle
+                choice = self._choose_from(head, queue, backlog, moment)
             if choice is not None:
                 return choice
         return None
 
     def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
-        prices = self._prices_for(backlog, waiting.fits, waiting.bucket, now_ns)
-        return round(prices.serial_ns(waiting.rows_left))
+        self._targets.note(waiting, now_ns)
+        prices = self._prices_for(backlog, now_ns, waiting.fits, waiting.buckets)
+        return prices.serial_ns(waiting.rows_left)
 
     def _prices_for(
-        self, backlog: Backlog, fits: tuple[int, ...], bucket: Bucket, now_ns: int
+        self, backlog: Backlog, now_ns: int, fits: tuple[int, ...], buckets: tuple[Bucket, ...]
     ) -> Prices:
-        prices = self._prices.get((fits, bucket))
+        prices = self._prices.get((fits, buckets))
         if prices is not None and (
             prices.revision == self._costs.revision or now_ns < prices.made_ns + REPLAN_NS
         ):
             return prices
-        lanes = [lane for lane in backlog.lanes if lane.profile.index in fits]
-        made = self._prices[fits, bucket] = Prices(lanes, self._costs, bucket, now_ns)
+        lanes = [
+            lane for lane in backlog.lanes if lane.profile.index in fits and not lane.is_retired
+        ]
+        made = self._prices[fits, buckets] = Prices(lanes, self._costs, buckets, now_ns)
         return made
 
     def _choose_from(
-        self, head: Waiting, queue: StackQueue, prices: Prices, moment: _Moment
+        self, head: Waiting, queue: StackQueue, backlog: Backlog, moment: _Moment
     ) -> Choice | GiveUp | None:
+        if not moment.is_any_idle and not _fills_any(queue, moment.can_queue):
+            return None
+        prices = self._prices_for(backlog, moment.now_ns, queue.fits, queue.buckets)
         slack_ns = math.inf
         if head.deadline_ns is not None:
             slack_ns = head.deadline_ns - moment.now_ns
-        if len(queue.entries) == 1 and not moment.running:
+        if len(queue.entries) == 1 and not moment.running and len(queue.fits) > 1:
             lone = self._weigh_alone(head, queue, prices, moment)
             if lone.lasts_ns(lone.rows) <= slack_ns:
                 return _launch(head, queue, lone, LaunchReason.IDLE, moment)
@@ -241,7 +311,8 @@ class CostAwarePolicy:
         by_ns = head.due_ns if head.deadline_ns is None else head.deadline_ns
         grown_ns = option.prices.safe_ns[profile.rows.opt] * option.slowdown
         latest_ns = by_ns - math.ceil(grown_ns)
-        delayed_ns = profile.max_queue_delay_ns + min(w.arrived_ns for w in queue.entries)
+        alike = queue.by_owners[head.owners]
+        delayed_ns = profile.max_queue_delay_ns + min(each.arrived_ns for each in alike)
         if moment.now_ns >= latest_ns:
             return LaunchReason.DEADLINE
         if moment.now_ns >= delayed_ns:
@@ -311,7 +382,17 @@ def _weigh(
 class _Task:
     """A request for which a launch is looked for, and what there is to know of it."""
 
-    __slots__ = ("beside", "head", "moment", "plan_ns", "prices", "rows", "slack_ns", "waiting")
+    __slots__ = (
+        "beside",
+        "head",
+        "moment",
+        "plan_ns",
+        "prices",
+        "rows",
+        "slack_ns",
+        "waiting",
+        "whole_ns",
+    )
 
     def __init__(
         self,
@@ -329,6 +410,7 @@ class _Task:
         self.waiting = queue.rows
         self.beside = queue.rows_beside(head)
         self.plan_ns = prices.serial_ns(queue.rows)
+        self.whole_ns = prices.whole_ns(head.rows_left)
 
     def rows_in(self, room: int) -> int:
         """Count the rows of a launch of at most `room` rows with the request in it."""
@@ -344,16 +426,21 @@ def _best_in(each: LanePrices, task: _Task) -> _Option | None:
     moment, prices = task.moment, task.prices
     wait_ns = moment.wait_ns(each.lane)
     slowdown, harm, left_ns = moment.neighbours(each.lane, wait_ns)
-    rows = task.rows_in(each.max_rows)
+    most = task.rows_in(each.max_rows)
+    rows = _kept_short(each, task, most)
+    # Kept short for others, a request may be cut although it would be cheaper whole.
+    whole_ns = task.whole_ns if rows == most else math.inf
     falls_short = False
     best: _Option | None = None
     while rows:
         cuts = rows < task.rows
         lasts_ns = wait_ns + each.safe_ns[rows] * slowdown
         if cuts:
-            if each.typical_ns[rows] > CUT_WORTH * rows * prices.row_ns:
-                break
-            lasts_ns += prices.serial_ns(task.rows - rows)  # all of it has to be done
+            part_ns, rest_ns = each.typical_ns[rows], prices.serial_ns(task.rows - rows)
+            if part_ns > CUT_WORTH * rows * prices.row_ns or part_ns + rest_ns >= whole_ns:
+                rows = each.next_below[rows]  # fewer may cost less by the row
+                continue
+            lasts_ns += each.safe_ns[rows] * slowdown * (task.rows - rows) / rows  # of all of it
         if lasts_ns <= task.slack_ns:
             price_ns = each.typical_ns[rows] * slowdown
             if left_ns and price_ns and not cuts and not moment.is_wanted(each.lane, task.head):
@@ -369,6 +456,22 @@ def _best_in(each: LanePrices, task: _Task) -> _Option | None:
             falls_short = True
         rows = each.next_below[rows]
     return best
+
+
+def _kept_short(each: LanePrices, task: _Task, rows: int) -> int:
+    """Make a launch smaller that would keep others, who have no other lane, past their target.
+
+    Not so small that its rows become too dear.
+    """
+    moment = task.moment
+    most_ns = moment.targets.most_ns(each.lane.profile.index, task.slack_ns, moment.now_ns)
+    if most_ns == math.inf:
+        return rows
+    shorter = rows
+    while shorter and each.typical_ns[shorter] + each.typical_ns[1] > most_ns:
+        shorter = each.next_below[shorter]
+    is_worth_it = shorter and each.typical_ns[shorter] <= CUT_WORTH * shorter * task.prices.row_ns
+    return shorter if is_worth_it else rows
 
 
 def _is_better(option: _Option, other: _Option, rows: int) -> bool:

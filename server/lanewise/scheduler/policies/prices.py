@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -70,26 +71,35 @@ class Prices:
     """
 
     def __init__(
-        self, lanes: Sequence[Lane], costs: CostTable, bucket: Bucket, now_ns: int
+        self, lanes: Sequence[Lane], costs: CostTable, buckets: Sequence[Bucket], now_ns: int
     ) -> None:
         self.revision = costs.revision
         self.for_lone_rows: dict[int, Any] = {}
         self.made_ns = now_ns
         narrowest_first = sorted(lanes, key=lambda lane: lane.profile.rows.max)
-        self.lanes = [LanePrices(lane, costs, bucket) for lane in narrowest_first]
+        self.lanes = [
+            LanePrices(lane, costs, buckets[lane.profile.index]) for lane in narrowest_first
+        ]
         # Runners of the same profile cost the same.
         distinct = {each.lane.profile.index: each for each in self.lanes}.values()
         self._plan = _plan(distinct)
         options = [(each.typical_ns[n] / n, n) for each in distinct for n in each.counts]
         self.row_ns, self._largest = min(options)
 
-    def serial_ns(self, rows: int) -> float:
+    def whole_ns(self, rows: int) -> float:
+        """What the cheapest launch of `rows` rows costs; infinite if no lane takes as many."""
+        return min(
+            (each.typical_ns[rows] for each in self.lanes if rows <= each.max_rows),
+            default=math.inf,
+        )
+
+    def serial_ns(self, rows: int) -> int:
         """What it takes at least to run `rows` rows one launch after the other."""
         plan = self._plan
         if rows < len(plan):
             return plan[rows]
         beyond = -(-(rows - len(plan) + 1) // self._largest) * self._largest
-        return plan[rows - beyond] + beyond * self.row_ns
+        return plan[rows - beyond] + round(beyond * self.row_ns)
 
 
 def _plan(lanes: Iterable[LanePrices]) -> list[int]:

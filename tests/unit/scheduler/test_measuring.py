@@ -1,0 +1,48 @@
+"""Costs measured before the first request comes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from helpers.sim import model, profile
+from lanewise.clock import NS_PER_MS, SystemClock
+from lanewise.engine.host_runner import HostRunner
+from lanewise.engine.threads import RunnerThreads
+from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.measuring import MeasuredLane, measure_costs
+
+COPY_MS, EXECUTE_MS = 20, 40
+
+
+class TwoSteps(HostRunner):
+    """Copies two batches at a time and executes them one after the other."""
+
+    depth = 2
+
+    def __init__(self, spec, one):
+        super().__init__(spec, one)
+        self._turn = threading.Lock()
+
+    def _execute(self, inputs, padded_rows):
+        SystemClock().block_for(COPY_MS * NS_PER_MS)
+        with self._turn:
+            SystemClock().block_for(EXECUTE_MS * NS_PER_MS)
+        return {"Y": inputs["X"]}
+
+
+def test_what_a_lane_does_ahead_is_what_it_gains_when_it_is_kept_full():
+    spec, costs = model(profile(0, (1, 1, 1))), CostTable()
+
+    async def scenario():
+        threads = RunnerThreads(2, "test")
+        lane = MeasuredLane(TwoSteps(spec, spec.profiles[0]), threads)
+        await measure_costs(spec, [lane], costs, SystemClock())
+        threads.stop()
+
+    asyncio.run(scenario())
+
+    # The first of all is copied before anything can be executed.
+    assert costs.ahead == {0: pytest.approx(COPY_MS / (COPY_MS + EXECUTE_MS), abs=0.1)}
