@@ -41,9 +41,15 @@ def test_auto_serves_on_tensorrt_and_answers_as_onnx_runtime_does():
             metadata = await client.model_metadata("digits")
             assert metadata.backend == "tensorrt-rtx"
             assert [p.name for p in metadata.profiles] == ["online", "dynamic", "offline"]
-            for rows, profile in ((1, "online"), (3, "dynamic"), (32, "dynamic"), (128, "offline")):
+            # Which of the lanes that fit is taken follows from costs measured on this device.
+            for rows, profiles in (
+                (1, {"online", "dynamic"}),
+                (3, {"dynamic", "offline"}),
+                (32, {"dynamic", "offline"}),
+                (128, {"dynamic", "offline"}),
+            ):
                 result = await client.infer("digits", {"X": images(rows)})
-                assert result.profile == profile
+                assert set(result.profile.split(",")) <= profiles
                 reference = expected(images(rows))
                 tolerance = RELATIVE_TOLERANCE * np.abs(reference).max()
                 np.testing.assert_allclose(result["logits"], reference, rtol=0, atol=tolerance)
