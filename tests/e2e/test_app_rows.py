@@ -159,7 +159,7 @@ def test_a_server_that_loses_a_lane_says_so_and_serves_what_it_can():
             assert not await client.is_ready()
             assert not await client.is_model_ready("encoder")
             again = await client.infer("encoder", {"token_ids": tokens})
-            assert again.profile == "dynamic-32"
+            assert again.profile in {"dynamic-32", "offline-32"}, "whichever costs less"
             (entry,) = await client.models()
             assert (entry.state, entry.reason) == ("unavailable", "lost the lanes of online-short")
 

@@ -69,6 +69,6 @@ def test_auto_serves_on_tensorrt_and_answers_as_onnx_runtime_does():
             assert memory.pinned_bytes == lane.host_bytes > 0
             assert lane.graphs is not None
             assert min(lane.graphs.launches, lane.graphs.held) > 0
-        assert all(lane.counters.rows > 0 for lane in lanes)
+        assert sum(lane.counters.rows for lane in lanes) >= sum(sizes)
 
     asyncio.run(scenario())

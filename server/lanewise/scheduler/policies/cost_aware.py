@@ -477,12 +477,15 @@ def _kept_short(each: LanePrices, task: _Task, rows: int) -> int:
 def _is_better(option: _Option, other: _Option, rows: int) -> bool:
     """Whether `option` costs less than `other`, which is of a lane that is no wider.
 
-    Where they cost about the same, the narrower lane is taken, so that the wider ones stay free;
-    but of a request that has to be cut, the larger part goes first.
+    Where they cost about the same, as far as the spread of their times lets that be told, the
+    narrower lane is taken, so that the wider ones stay free; but of a request that has to be
+    cut, the larger part goes first.
     """
     cost_ns = option.waste_ns + option.wait_ns * option.rows / rows
     other_ns = other.waste_ns + other.wait_ns * other.rows / rows
-    close_ns = CLOSE * option.prices.typical_ns[option.rows]
+    typical_ns = option.prices.typical_ns[option.rows]
+    spread_ns = option.prices.safe_ns[option.rows] - typical_ns
+    close_ns = CLOSE * typical_ns + spread_ns
     if other.cuts and option.rows > other.rows:
         return cost_ns < other_ns + close_ns
     return cost_ns < other_ns - close_ns
