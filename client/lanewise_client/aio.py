@@ -108,7 +108,7 @@ class AsyncClient:
         outputs: Sequence[str] | None = None,
         profile: str | int | None = None,
         request_id: str = "",
-        priority: int = 0,
+        priority: int | None = None,
         latency_target_s: float | None = None,
         timeout_s: Timeout = CLIENT_TIMEOUT,
     ) -> InferResult:
@@ -232,11 +232,14 @@ class AsyncClient:
         )
 
     async def _call(
-        self, method: Callable[..., Awaitable[_ResponseT]], request: Message, timeout_s: Timeout
+        self,
+        method: Callable[..., Awaitable[_ResponseT | None]],
+        request: Message,
+        timeout_s: Timeout,
     ) -> _ResponseT:
         seconds = self._rules.seconds(timeout_s)
         with self._applied(seconds):
-            return await method(request, timeout=seconds)
+            return self._rules.require_answer(await method(request, timeout=seconds), seconds)
 
     async def _is(
         self, method: Callable[..., Any], request: Message, field: str, timeout_s: Timeout

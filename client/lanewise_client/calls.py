@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import grpc
 
 from lanewise_client.errors import REASON, DeadlineExpired, ServingError, from_status
+
+_AnswerT = TypeVar("_AnswerT")
 
 Options = Sequence[tuple[str, Any]]
 """gRPC channel options, such as ("grpc.keepalive_time_ms", 10_000)."""
@@ -103,6 +105,19 @@ class CallRules:
             if self.is_closed:
                 raise self._closed() from error
             raise
+
+    def require_answer(self, answer: _AnswerT | None, seconds: float | None) -> _AnswerT:
+        """Get the answer of a unary call that gRPC takes for successful.
+
+        Raises:
+            DeadlineExpired: there is none: where the deadline passes while the answer comes,
+                gRPC may drop the answer and keep the status OK (seen in grpcio 1.85).
+        """
+        if answer is None:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            text = self._place(code, "it came as the deadline passed", seconds)
+            raise DeadlineExpired(text, code=code)
+        return answer
 
     def closed_in_flight(self) -> ServingError:
         """Make the error of a call that was in flight when its client was closed."""

@@ -93,7 +93,7 @@ class Client:
         outputs: Sequence[str] | None = None,
         profile: str | int | None = None,
         request_id: str = "",
-        priority: int = 0,
+        priority: int | None = None,
         latency_target_s: float | None = None,
         timeout_s: Timeout = CLIENT_TIMEOUT,
     ) -> InferResult:
@@ -106,7 +106,7 @@ class Client:
             outputs: names of the outputs wanted; None: all.
             profile: name or index of the only profile allowed; None: any.
             request_id: comes back in the result.
-            priority: 1 for the most important; 0, or one the model does not have: the
+            priority: 1 for the most important; None, 0, or one the model does not have: the
                 model's default.
             latency_target_s: seconds the request should take if it has no timeout; it orders
                 the requests that wait, and none is refused for it. None: the model's.
@@ -114,7 +114,8 @@ class Client:
                 when they have passed. None: wait for ever.
 
         Raises:
-            TypeError: an input is no array or of a dtype that cannot be sent.
+            TypeError: an input is no array or of a dtype that cannot be sent, or the priority
+                is no integer.
             ValueError: a negative priority, or a target that is not positive.
             ServingError: one of its subclasses tells why there are no outputs.
         """
@@ -235,11 +236,11 @@ class Client:
         return lanes.parse_route(self._call(self._lane_service.ExplainRoute, request, timeout_s))
 
     def _call(
-        self, method: Callable[..., _ResponseT], request: Message, timeout_s: Timeout
+        self, method: Callable[..., _ResponseT | None], request: Message, timeout_s: Timeout
     ) -> _ResponseT:
         seconds = self._rules.seconds(timeout_s)
         with self._rules.applied(seconds):
-            return method(request, timeout=seconds)
+            return self._rules.require_answer(method(request, timeout=seconds), seconds)
 
     def _is(
         self, method: Callable[..., Any], request: Message, field: str, timeout_s: Timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,8 @@ class InferRequest:
         outputs: names of the outputs wanted; None: all.
         profile: name or index of the only profile allowed; None: any.
         request_id: comes back in the result or the error.
-        priority: 1 for the most important; 0, or one the model does not have: the model's
-            default.
+        priority: 1 for the most important; None, 0, or one the model does not have: the
+            model's default.
         latency_target_s: seconds it should take if nothing sets a deadline; None: the
             model's. It orders the requests that wait; none is refused for it.
         timeout_s: seconds it may take from its arrival at the server, within the deadline of
@@ -41,7 +42,7 @@ class InferRequest:
     outputs: Sequence[str] | None = None
     profile: str | int | None = None
     request_id: str = ""
-    priority: int = 0
+    priority: int | None = None
     latency_target_s: float | None = None
     timeout_s: float | None = None
 
@@ -50,7 +51,7 @@ def build_infer(model: str, version: str, request: InferRequest) -> pb.ModelInfe
     """Make the message of `request`; the arrays are copied into it.
 
     Raises:
-        TypeError: an input cannot be sent, see `codec.encode`.
+        TypeError: an input cannot be sent, see `codec.encode`, or the priority is no integer.
         ValueError: an empty list of outputs, a negative priority, or a latency target that is
             not positive.
         MessageTooLarge: the inputs are more than one message can carry.
@@ -126,17 +127,29 @@ def _profile_parameter(profile: str | int) -> pb.InferParameter:
 
 
 def _add_urgency(message: pb.ModelInferRequest, request: InferRequest) -> None:
+    priority = _checked_priority(request.priority)
     target_s, timeout_s = request.latency_target_s, request.timeout_s
-    if request.priority < 0:
-        raise ValueError(f"priority is {request.priority}, but 1 is the most important")
     if target_s is not None and not target_s > 0:  # so that NaN is refused, too
         raise ValueError(f"latency_target_s is {target_s}, but must be a positive number")
-    if request.priority:
-        message.parameters["priority"].uint64_param = request.priority
+    if priority:
+        message.parameters["priority"].uint64_param = priority
     if target_s is not None:
         message.parameters["latency_target_us"].int64_param = _microseconds(target_s)
     if timeout_s is not None:
         message.parameters["timeout"].int64_param = _microseconds(timeout_s)
+
+
+def _checked_priority(priority: int | None) -> int:
+    """Get a priority as it is sent; 0 stands for none."""
+    if priority is None:
+        return 0
+    try:
+        number = operator.index(priority)  # takes NumPy's integers, too
+    except TypeError:
+        raise TypeError(f"priority is {priority!r}, but must be an integer") from None
+    if number < 0:
+        raise ValueError(f"priority is {number}, but 1 is the most important")
+    return number
 
 
 def _microseconds(seconds: float) -> int:

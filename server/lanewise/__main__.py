@@ -267,12 +267,14 @@ def infer(  # noqa: PLR0917 - click passes options by name
     "--mix",
     multiple=True,
     metavar="KEY=VALUE,...",
-    help="A kind of request: rows=1-4-32,rate=300,timeout-ms=20. May be given several times.",
+    help="A kind of request: rows=1-4-32,rate=300,timeout-ms=20; 1 a second without rate. "
+    "May be given several times.",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
-    help="Requests a second in all; the mix is scaled to it.",
+    help="Requests a second in all: the mix is scaled to it; without one it is equally often "
+    "what each profile is for.",
 )
 @click.option("--duration-s", type=click.FloatRange(min=0, min_open=True), default=60.0)
 @click.option(
@@ -315,7 +317,7 @@ def simulate(  # noqa: PLR0917 - click passes options by name
     """Tell what the scheduler would make of some traffic, without a device.
 
     COSTS is a cost file; the requests come from TRACE, which a server recorded, or are made
-    up from --mix and --rate. Without --mix they are what each profile is for, equally often.
+    up: give --mix, --rate or both.
     """
     from rich.console import Console
 

@@ -146,6 +146,7 @@ class App:
             return
         dropped = sum(dispatcher.open_requests for dispatcher in self._dispatchers)
         _log.warning("stopping at once", dropped=dropped)
+        self._close_traces()
         leave_at_once(128 + number)  # what a shell reports of a process killed by it
 
     async def _load_and_wait(self, sources: list[ModelSource], health: HealthService) -> None:
@@ -283,6 +284,10 @@ class App:
         self._traces.append(trace)
         return trace.record
 
+    def _close_traces(self) -> None:
+        for trace in self._traces:
+            trace.close()
+
     def _save_costs(self) -> None:
         """Keep what traffic has taught of costs; a failure is only logged."""
         if self._costs is None:
@@ -313,8 +318,7 @@ class App:
         self._save_costs()
         for dispatcher in self._dispatchers:
             self.must_leave_at_once |= not await dispatcher.close()
-        for trace in self._traces:
-            trace.close()
+        self._close_traces()
         _log.info("stopped", **({"dropped": dropped} if dropped else {}))
 
 

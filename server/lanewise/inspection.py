@@ -14,7 +14,8 @@ from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
 from lanewise.engine.trt.plan_header import read_plan_header
 from lanewise.errors import ConfigError
-from lanewise.model_settings import read_model_settings
+from lanewise.model_settings import SchedulingSettings, read_model_settings
+from lanewise.models import ModelSpec
 from lanewise.rpc.metadata import describe_model
 from lanewise_client import Client, Lane, ModelCosts, ModelLanes, ModelMetadata
 from lanewise_client.metadata import parse_model_metadata
@@ -45,6 +46,8 @@ def inspect_path(path: Path, backend: str | None, console: Console) -> bool:
         for runner in loaded.runners:
             runner.close()
         _print_model(parse_model_metadata(describe_model(loaded.spec, [source.version])), console)
+        _print_padding(loaded.spec, console)
+        _print_scheduling(settings.scheduling, console)
         if loaded.engine is not None:
             names = [profile.name for profile in loaded.spec.profiles]
             print_engine(loaded.engine, names, console)
@@ -98,6 +101,25 @@ def _print_model(model: ModelMetadata, console: Console) -> None:
             profiles.add_row(*first, name, *shapes, delay)
             first, delay = ("", ""), ""
     console.print(tensors, profiles, sep="\n")
+
+
+def _print_padding(spec: ModelSpec, console: Console) -> None:
+    if spec.padding is None:
+        return
+    lengths = "; ".join(
+        f"{profile.name} to {', '.join(map(str, profile.lengths))}" for profile in spec.profiles
+    )
+    text = f"{spec.padding.dimension} is padded, by profile: {lengths}"
+    console.print(text, markup=False, highlight=False)
+
+
+def _print_scheduling(settings: SchedulingSettings, console: Console) -> None:
+    if settings == SchedulingSettings():
+        return
+    target_ms = settings.latency_target_ms
+    target = "" if target_ms is None else f"latency target {target_ms:g} ms; "
+    levels, default = settings.priority_levels, settings.resolve_priority(0)
+    console.print(f"{target}priorities 1 to {levels}, by default {default}", highlight=False)
 
 
 def _print_plan_header(source: ModelSource, console: Console) -> None:

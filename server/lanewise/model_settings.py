@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lanewise.errors import ConfigError
@@ -41,6 +48,13 @@ def _require_separate_groups(groups: tuple[tuple[str, ...], ...]) -> tuple[tuple
         listed = ", ".join(sorted(repeated))
         raise PydanticCustomError("groups", f"must name each profile once; repeated: {listed}")
     return groups
+
+
+def _require_level(priority: int, info: ValidationInfo) -> int:
+    levels = info.data.get("priority_levels")  # missing if it is wrong itself
+    if levels is not None and priority > levels:
+        raise PydanticCustomError("level", f"must be at most priority_levels, which is {levels}")
+    return priority
 
 
 NonEmpty = AfterValidator(_require_entries)
@@ -150,12 +164,13 @@ class SchedulingSettings(Table):
             requests that wait and bounds how long one is held; none is refused for it. None:
             a second.
         priority_levels: requests may ask for the priorities 1, the most important, to this.
-        default_priority: of requests that ask for none of them.
+        default_priority: of requests that ask for none of them; by default 2, or the last
+            level if there are fewer.
     """
 
     latency_target_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     priority_levels: Annotated[int, Field(ge=1, le=100)] = 3
-    default_priority: Annotated[int, Field(ge=1)] = 2
+    default_priority: Annotated[int, Field(ge=1), AfterValidator(_require_level)] = 2
 
     def resolve_priority(self, asked: int) -> int:
         """Get the priority of a request; one it cannot have, such as 0, is the default."""

@@ -14,7 +14,7 @@ from lanewise.errors import ConfigError
 from lanewise.models import ModelSpec
 from lanewise.scheduler.cost_file import load_costs
 from lanewise.scheduler.policies import POLICIES
-from lanewise.simulator.mix import default_mix, parse_kind, scale
+from lanewise.simulator.mix import default_mix, parse_kind, require_admitted, scale
 from lanewise.simulator.plot import draw, require_plots
 from lanewise.simulator.report import KindReport, LaneReport, Report, summarize
 from lanewise.simulator.simulation import Options, simulate
@@ -53,7 +53,10 @@ def run(
     """
     model = load_costs(costs)
     arrivals = _open_traffic(traffic, model.spec)
+    if json_file is not None:
+        _require_folder(json_file)
     if plot_file is not None:
+        _require_folder(plot_file)
         require_plots()
     results = {name: simulate(model, arrivals, POLICIES[name], options) for name in policies}
     reports = [summarize(name, result) for name, result in results.items()]
@@ -81,7 +84,14 @@ def _open_traffic(arguments: TrafficArguments, spec: ModelSpec) -> Iterable[Arri
         mix = scale(mix, arguments.rate)
     elif not arguments.mix:
         raise ConfigError("give a trace, or --rate, or --mix for requests that are made up")
+    require_admitted(mix, spec)
     return Traffic(spec, mix, arguments.duration_s, arguments.seed, arguments.burst)
+
+
+def _require_folder(file: Path) -> None:
+    """Refuse before the simulation, which may take long, what could not be written after it."""
+    if not file.parent.is_dir():
+        raise ConfigError(f"{file}: cannot be written: {file.parent} is not a folder")
 
 
 def _write_json(path: Path, reports: Sequence[Report]) -> None:

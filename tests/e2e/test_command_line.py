@@ -19,6 +19,7 @@ import pytest
 from helpers.models import profile_entry, save_simulated_echo, tensor
 from helpers.serving import DIGITS, SIMULATED, server_process
 from helpers.serving import _environment as environment
+from lanewise.simulator.trace import TraceFile
 from lanewise_client import Client, Draining, Unavailable
 
 
@@ -254,6 +255,24 @@ def test_a_second_signal_stops_at_once_and_tells_how_many_requests_it_dropped(
     assert draining["waiting"] == 0
     assert status == expected
     assert [(entry["event"], entry.get("dropped")) for entry in log] == [("stopping at once", 1)]
+
+
+def test_a_second_signal_loses_nothing_of_a_recorded_trace(tmp_path):
+    model, traces = endless_model(tmp_path, more_latency=SLOW_AT_3_ROWS), tmp_path / "traces"
+    with (
+        server_process(model, "--record-traces", str(traces)) as server,
+        Client(server.address, timeout_s=30) as client,
+        ThreadPoolExecutor(1) as sender,
+    ):
+        client.infer("slow", {"X": np.zeros((1, 3), np.float32)})
+        sent = sender.submit(client.infer, "slow", {"X": np.zeros((3, 3), np.float32)})
+        wait_for_launch(client, "slow")
+        server.process.send_signal(signal.SIGTERM)
+        server.read_until("draining")
+        server.stop(signal.SIGTERM)
+        sent.exception(timeout=30)
+    (file,) = traces.iterdir()
+    assert [arrival.shapes for arrival in TraceFile(file)] == [((1, 3),), ((3, 3),)]
 
 
 def test_requests_that_outlast_the_grace_period_are_counted_when_the_server_stops(tmp_path):

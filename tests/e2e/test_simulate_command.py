@@ -110,8 +110,37 @@ def test_a_trace_of_another_model_is_refused(costs, tmp_path):
         simulate(costs, trace)
 
 
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_file_without_a_folder_is_refused_before_the_simulation(costs, tmp_path, option):
+    file = tmp_path / "missing" / "figures.svg"
+
+    # It would take days.
+    with pytest.raises(ConfigError, match=r"cannot be written: .*missing is not a folder"):
+        simulate(costs, "--rate", 1e6, "--duration-s", 1e9, option, file)
+
+
 def test_figures_that_cannot_be_written_are_one_message(costs, tmp_path):
-    with pytest.raises(ConfigError, match="cannot be written: No such file"):
-        simulate(
-            costs, "--rate", 1, "--duration-s", 1, "--json", tmp_path / "missing" / "figures.json"
-        )
+    with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
+        simulate(costs, "--rate", 1, "--duration-s", 1, "--json", tmp_path)
+
+
+def test_a_mix_that_the_model_could_never_run_is_refused(costs):
+    with pytest.raises(ConfigError, match="model 'm' has no profile 'night'"):
+        simulate(costs, "--mix", "rows=1,pin=night")
+
+
+@pytest.mark.parametrize(
+    ("priorities", "kinds"),
+    [((2, 2), ["1 row"]), ((1, 2), ["1 row, priority 1", "1 row, priority 2"])],
+)
+def test_a_trace_is_reported_with_priorities_if_it_has_several(costs, tmp_path, priorities, kinds):
+    writer = TraceWriter(tmp_path / "trace.jsonl", measured_model({}).spec)
+    for number, priority in enumerate(priorities):
+        writer.write(Arrival(number, ((1,),), priority=priority))
+    writer.close()
+    figures = tmp_path / "figures.json"
+
+    simulate(costs, tmp_path / "trace.jsonl", "--json", figures)
+
+    (report,) = json.loads(figures.read_text())
+    assert [kind["kind"] for kind in report["kinds"]] == kinds

@@ -8,8 +8,9 @@ import pytest
 
 from helpers.sim import Simulation, by_profile, mission_model, model, profile
 from lanewise.clock import NS_PER_MS
+from lanewise.scheduler.costs import KEPT_SAMPLES
 from lanewise.scheduler.policies.cost_aware import REPLAN_NS
-from lanewise.scheduler.request import PRIORITY_STEP_NS
+from lanewise.scheduler.request import PRIORITY_STEP_NS, RequestId
 
 MISSION_MS = {
     0: {1: 0.8},
@@ -396,16 +397,31 @@ def test_a_drain_launches_what_is_held_and_rejects_the_rest():
 
 def test_a_deadline_that_cannot_be_met_even_alone_is_refused_at_arrival_with_what_it_takes():
     sim = mission()
-    sim.arrive(0, rows=128, timeout_ms=5.4)
+    sim.arrive(0, rows=1)
+    sim.arrive(0.1, rows=128, timeout_ms=5.4)
     sim.arrive(10, rows=128, timeout_ms=5.5)
 
     sim.run()
 
-    assert sim.log == [
-        "0.000 expire 0 needs 5.400 ms",
-        "10.000 launch offline rows=128 padded=128 requests=1 idle",
-        "15.400 complete 1",
+    assert "0.100 expire 1 needs 5.400 ms" in sim.log
+    assert sim.log[-2:] == [
+        "10.000 launch offline rows=128 padded=128 requests=2 idle",
+        "15.400 complete 2",
     ]
+
+
+def test_an_idle_server_tries_what_it_thinks_too_long_now_and_then_and_so_learns_better():
+    sim = one_lane(exec_ms=lambda _p, rows: 1.0)
+    for _ in range(KEPT_SAMPLES):
+        sim.costs.record(0, 1, 0, 50 * NS_PER_MS)  # measured while the machine was busy, say
+    for i in range(400):
+        sim.arrive(100 + i * 20, rows=1, timeout_ms=10)
+
+    sim.run()
+
+    ends = [sim.ends[RequestId(i)] for i in range(400)]
+    assert ends[:5] == [["complete"], ["expire"], ["expire"], ["expire"], ["expire"]]
+    assert ends[200:] == [["complete"]] * 200
 
 
 def test_a_request_that_has_become_hopeless_is_given_up_before_it_wastes_a_launch():
@@ -435,13 +451,15 @@ def test_a_smaller_launch_is_made_if_its_requests_would_be_late_in_a_larger_one(
         return sim.log[2:]
 
     assert run(10)[0] == "2.000 launch p0 rows=8 padded=8 requests=1,2,3,4 idle"
+    # The last would be late, but nothing else could run: it is tried.
     assert run(9.5) == [
         "2.000 launch p0 rows=4 padded=4 requests=1,2 idle",
         "7.000 complete 1",
         "7.000 complete 2",
         "7.000 launch p0 rows=2 padded=2 requests=3 idle",
         "10.000 complete 3",
-        "10.000 expire 4 needs 3.000 ms",
+        "10.000 launch p0 rows=2 padded=2 requests=4 idle",
+        "13.000 complete 4",
     ]
 
 

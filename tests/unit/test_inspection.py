@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from helpers.client_server import serving
+from helpers.padded import PADDING, save_padded
 from helpers.trt_models import plan_header, save_plan
 from lanewise.engine.report import EngineReport, ProfileNeeds
 from lanewise.inspection import inspect_path, inspect_server, print_costs, print_engine
@@ -43,6 +44,28 @@ def test_a_file_that_is_no_plan_tells_nothing_but_the_reason(tmp_path, console):
     shown = console.file.getvalue()
     assert "plan for backend" not in shown
     assert "is not a TensorRT plan" in shown
+
+
+def test_lengths_and_the_order_of_requests_are_told_if_the_settings_say_something(
+    tmp_path, console
+):
+    scheduling = "[scheduling]\nlatency_target_ms = 50\npriority_levels = 1"
+
+    assert inspect_path(save_padded(tmp_path, f"{scheduling}\n{PADDING}"), None, console)
+
+    lines = console.file.getvalue().splitlines()
+    assert lines[-2:] == [
+        "tokens is padded, by profile: short to 1, 2, 4, 8, 16; long to 16, 32, 64",
+        "latency target 50 ms; priorities 1 to 1, by default 1",
+    ]
+
+
+def test_settings_that_say_nothing_are_not_told(tmp_path, console):
+    assert inspect_path(save_padded(tmp_path, padding=""), None, console)
+
+    shown = console.file.getvalue()
+    assert "padded, by" not in shown
+    assert "priorities" not in shown
 
 
 def test_an_engine_is_told_with_the_memory_of_its_profiles_and_the_values_of_shape_tensors(console):

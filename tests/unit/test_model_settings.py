@@ -175,6 +175,14 @@ def test_every_key_is_read(tmp_path):
             "scheduling.priority_levels: is 101, but must be less than or equal to 100",
         ),
         (
+            "[scheduling]\npriority_levels = 2\ndefault_priority = 3",
+            "scheduling.default_priority: is 3, but must be at most priority_levels, which is 2",
+        ),
+        (
+            "[scheduling]\ndefault_priority = 4",
+            "scheduling.default_priority: is 4, but must be at most priority_levels, which is 3",
+        ),
+        (
             "[[profile]]",
             "profile: unknown key; did you mean 'profiles'? allowed here: "
             "backend, batching, max_queue_delay_ms, profiles, padding, onnxruntime, scheduling, "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -59,7 +61,7 @@ def plan_padding(  # noqa: PLR0917 - the settings, and the model they are for
     if not problems:
         ranges = [_lengths(profile, settings.inputs) for profile in profiles]
         problems += _range_problems(settings, profiles, ranges)
-        problems += _bucket_problems(settings.buckets, ranges)
+        problems += _bucket_problems(settings.buckets, profiles, ranges)
     if problems:
         raise settings_error(settings_file, problems)
     types = {tensor.name: tensor.dtype for tensor in inputs}
@@ -106,11 +108,14 @@ def _dim_problems(
         if tensor is None:
             listed = ", ".join(f"{each.name} {format_shape(each.shape)}" for each in tensors)
             yield f"{key}: the model has no such {role[:-1]}; it has {listed}"
+        elif len(tensor.shape) < 2:
+            shape = format_shape(tensor.shape)
+            yield f"{key}: is {dim}, but {shape} has no dimension that does not count rows"
         elif not 1 <= dim < len(tensor.shape):
             last = len(tensor.shape) - 1
-            allowed = f"1 to {last}" if last > 0 else "none besides its rows"
+            allowed = "1" if last == 1 else f"1 to {last}"
             shape = format_shape(tensor.shape)
-            yield f"{key}: is {dim}, but the dimensions of {shape} are {allowed}"
+            yield f"{key}: is {dim}, but in {shape} must be {allowed} (0 counts rows)"
         elif tensor.shape[dim] != DYNAMIC:
             yield (
                 f"{key}: dimension {dim} is always {tensor.shape[dim]} in "
@@ -136,11 +141,21 @@ def _wanted_instead(value: object, dtype: DType) -> str:
     if dtype is DType.BOOL:
         return "" if isinstance(value, bool) else "true or false"
     if dtype.numpy.kind not in "iu":
-        return "" if is_number else "a number"
+        return "" if is_number and _fits(cast(float, value), dtype) else "a number that it can hold"
     limits = np.iinfo(str(dtype.numpy))
     if isinstance(value, int) and is_number and limits.min <= value <= limits.max:
         return ""
     return f"an integer from {limits.min} to {limits.max}"
+
+
+def _fits(value: float, dtype: DType) -> bool:
+    """Whether a floating-point `dtype` holds `value`, rounded, as what it is."""
+    try:
+        with np.errstate(over="ignore"):
+            held = float(np.array(value).astype(dtype.numpy))
+    except OverflowError:
+        return False
+    return math.isfinite(held) or not math.isfinite(value)
 
 
 def _fill_value(value: object, dtype: DType) -> bytes | bool | int | float:
@@ -169,7 +184,9 @@ def _range_problems(
 
 
 def _bucket_problems(
-    buckets: Sequence[int] | None, ranges: Sequence[tuple[int, int, int]]
+    buckets: Sequence[int] | None,
+    profiles: Sequence[Profile],
+    ranges: Sequence[tuple[int, int, int]],
 ) -> Iterator[str]:
     if buckets is None:
         return
@@ -177,7 +194,10 @@ def _bucket_problems(
         yield f"padding.buckets: is {list(buckets)}, but must ascend"
     if len(buckets) > MOST_BUCKETS:
         yield f"padding.buckets: has {len(buckets)} sizes, but {MOST_BUCKETS} are the most"
-    admitted = ", ".join(f"{low} to {high}" for low, _, high in ranges)
+    admitted = ", ".join(
+        f"'{profile.name}' {low} to {high}"
+        for profile, (low, _, high) in zip(profiles, ranges, strict=True)
+    )
     for size in buckets:
         if size < 1 or not any(low <= size <= high for low, _, high in ranges):
-            yield f"padding.buckets: no profile admits {size}; they admit {admitted}"
+            yield f"padding.buckets: no profile admits {size}; admitted are: {admitted}"

@@ -24,6 +24,10 @@ MOST_PENDING = 64
 """Shapes that may wait to be prepared. Each takes seconds: whoever sends more new ones than this is
 told so at once."""
 
+RETRY_NS = 60 * NS_PER_S
+"""A shape that could not be prepared is not tried again for so long while another lane serves it:
+trying takes memory and time from the traffic."""
+
 _Key = tuple[int, tuple[Shape, ...]]
 
 
@@ -38,6 +42,7 @@ class ColdShapes:
         runners: of the model; prepared one at a time, on a thread of their own.
         clock: the time of deadlines.
         when_lost: called when the device turns out to be lost.
+        max_waiting: requests that may wait at a time.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class ColdShapes:
         runners: Sequence[Runner],
         clock: Clock,
         when_lost: Callable[[RunnerLost], None],
+        *,
+        max_waiting: int,
     ) -> None:
         self._spec = spec
         self._clock = clock
@@ -54,6 +61,8 @@ class ColdShapes:
         for runner in runners:
             if _admits_several_shapes(runner.profile, spec):  # the only one is warm from the start
                 self._runners.setdefault(runner.profile.index, []).append(runner)
+        self._max_waiting = max_waiting
+        self._retry_ns: dict[_Key, int] = {}
         self._pending: dict[_Key, asyncio.Task[None]] = {}
         self._threads: RunnerThreads | None = None
         self._draining = asyncio.Event()
@@ -66,19 +75,17 @@ class ColdShapes:
             None if that leaves nothing: see `wait`.
 
         Raises:
-            QueueFull: too many shapes wait to be prepared.
+            QueueFull: too many shapes wait to be prepared, and none is warm.
         """
         if not self._runners:
             return route
-        cold = []
+        executed = {index: self._executed(index, route, shapes) for index in route.fits}
+        warm = tuple(i for i in route.fits if self._is_warm(i, executed[i]))
         for index in route.fits:
-            executed = self._executed(index, route, shapes)
-            if not self._is_warm(index, executed):
-                cold.append(index)
-                self._prepare(index, route, executed)
-        if not cold:
+            if index not in warm:
+                self._prepare(index, route, executed[index], is_needed=not warm)
+        if len(warm) == len(route.fits):
             return route
-        warm = tuple(index for index in route.fits if index not in cold)
         return replace(route, fits=warm) if warm else None
 
     async def wait(
@@ -89,8 +96,15 @@ class ColdShapes:
         Raises:
             DeadlineExpired: the time was not enough.
             Draining: the server stops.
+            QueueFull: too many requests wait like this.
             ExecutionFailed, RunnerLost: none can be prepared.
         """
+        if self.waiting_requests >= self._max_waiting:
+            raise QueueFull(
+                f"model '{self._spec.name}': {self.waiting_requests} requests wait for shapes to "
+                "be compiled for, which is the limit; send again later or elsewhere, or raise "
+                "--max-queue-requests"
+            )
         tasks = [self._pending[index, route.shapes] for index in route.fits]
         draining = asyncio.ensure_future(self._draining.wait())
         self.waiting_requests += 1
@@ -106,12 +120,18 @@ class ColdShapes:
         """End the requests that wait; what is being prepared cannot be interrupted."""
         self._draining.set()
 
-    def close(self) -> None:
-        """Prepare nothing more. The runners are to be closed next, which ends the one at work."""
+    async def close(self, timeout_s: float) -> bool:
+        """Prepare nothing more. The runners have been closed, which ends the one at work soon.
+
+        Returns:
+            Whether no thread is inside a runner any more.
+        """
+        pending = list(self._pending.values())
+        if pending:
+            await asyncio.wait(pending, timeout=timeout_s)
         if self._threads is not None:
             self._threads.stop()
-        for task in self._pending.values():
-            task.cancel()
+        return all(task.done() for task in pending)
 
     async def _wait_for_one(
         self,
@@ -163,12 +183,21 @@ class ColdShapes:
     def _is_warm(self, index: int, shapes: Mapping[str, Shape]) -> bool:
         return all(runner.is_warm(shapes) for runner in self._runners.get(index, ()))
 
-    def _prepare(self, index: int, route: Route, shapes: Mapping[str, Shape]) -> None:
+    def _prepare(
+        self, index: int, route: Route, shapes: Mapping[str, Shape], *, is_needed: bool
+    ) -> None:
+        """Have a profile prepared; only if that is cheap unless it `is_needed`.
+
+        Raises:
+            QueueFull: it is needed, but too many shapes wait to be prepared.
+        """
         key = (index, route.shapes)
-        pending = self._pending.get(key)
-        if pending is not None:
+        if key in self._pending:
             return
-        if len(self._pending) >= MOST_PENDING:
+        is_full = len(self._pending) >= MOST_PENDING
+        if not is_needed and (is_full or self._clock.now_ns() < self._retry_ns.get(key, 0)):
+            return
+        if is_full:
             raise QueueFull(
                 f"model '{self._spec.name}': {MOST_PENDING} shapes it has not met before wait "
                 "to be compiled for, which is the limit; send fewer different shapes, or again "
@@ -180,8 +209,12 @@ class ColdShapes:
 
     def _forget(self, key: _Key, task: asyncio.Task[None]) -> None:
         del self._pending[key]
+        self._retry_ns.pop(key, None)
         if not task.cancelled() and (error := task.exception()):
             _log.warning("shape cannot be prepared", model=self._spec.name, reason=str(error))
+            if len(self._retry_ns) >= MOST_PENDING:
+                self._retry_ns.clear()
+            self._retry_ns[key] = self._clock.now_ns() + RETRY_NS
 
     async def _prepare_profile(self, index: int, shapes: dict[str, Shape]) -> None:
         if self._threads is None:

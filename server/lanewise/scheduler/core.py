@@ -26,6 +26,10 @@ from lanewise.scheduler.policy import Choice, GiveUp, Policy
 from lanewise.scheduler.request import PRIORITY_STEP_NS, QueuedRequest, RequestId
 from lanewise.scheduler.routing import Route, Router
 
+TRY_EVERY_NS = 100_000_000
+"""How often an idle server runs a request that by the known costs would be late: costs that fell
+are learnt within seconds, and next to nothing is spent on requests that are late indeed."""
+
 MIN_STALE_DEADLINES = 64
 """Deadlines of ended requests that are kept at least, so that few requests need no sweeps."""
 
@@ -36,7 +40,6 @@ class _InFlight:
 
     lane: Lane
     bucket: Bucket
-    slowdown: float
 
 
 class Scheduler:
@@ -73,6 +76,8 @@ class Scheduler:
         self._backlog = Backlog(self.lanes)
         self._sequence = 0
         self._last_launch = 0
+        self._advanced_ns = 0
+        self._tried_ns = -TRY_EVERY_NS
         self._in_flight: dict[LaunchId, _InFlight] = {}
         self._requests: dict[RequestId, Waiting] = {}
         self._deadlines: list[tuple[int, RequestId]] = []
@@ -91,7 +96,8 @@ class Scheduler:
         waiting = self._make_waiting(request, now_ns)
         needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
         if request.deadline_ns is not None:
-            if now_ns + needed_ns >= request.deadline_ns:
+            is_late = now_ns + needed_ns >= request.deadline_ns
+            if request.deadline_ns <= now_ns or (is_late and not self._may_try(now_ns)):
                 decisions.append(Expire(request.request_id, needed_ns))
                 return decisions
             self._remember_deadline(request.deadline_ns, request.request_id)
@@ -177,6 +183,17 @@ class Scheduler:
                 limits = lane.profile.rows
                 assert limits.min <= launch.padded_rows <= limits.max
                 assert launch.length in (lane.profile.lengths or (0,))
+
+    def _may_try(self, now_ns: int) -> bool:
+        """Whether a request that seems bound to be late is run all the same.
+
+        Otherwise costs that were measured too high would never be put right: what they
+        refuse is never launched. Only while nothing else runs or waits, and now and then.
+        """
+        if self._in_flight or self._backlog or now_ns < self._tried_ns + TRY_EVERY_NS:
+            return False
+        self._tried_ns = now_ns
+        return True
 
     def _refuse(self, request: QueuedRequest) -> ServingError | None:
         if self._backlog.draining:
@@ -294,14 +311,30 @@ class Scheduler:
             predicted_ns=choice.predicted_ns,
             slowdown=choice.slowdown,
         )
+        self._advance(now_ns)
         self._expect(lane, choice.predicted_ns, now_ns)
         lane.in_flight.append((launch, now_ns))
-        self._in_flight[launch.launch_id] = _InFlight(lane, launch.bucket, choice.slowdown)
+        self._in_flight[launch.launch_id] = _InFlight(lane, launch.bucket)
         lane.counters.launches += 1
         lane.counters.requests += len(slices)
         lane.counters.rows += rows
         lane.counters.padded_rows += launch.padded_rows
         return launch
+
+    def _advance(self, now_ns: int) -> None:
+        """Count for every lane what the time since the last call was worth to it.
+
+        Beside others a launch gets on more slowly than alone. One that was given to a busy
+        lane gets on when the one before it is over.
+        """
+        elapsed_ns = now_ns - self._advanced_ns
+        self._advanced_ns = now_ns
+        if not elapsed_ns or not self._in_flight:
+            return
+        running = [lane for lane in self.lanes if lane.in_flight]
+        profiles = tuple(lane.profile.index for lane in running)
+        for lane, slowdown in zip(running, self._costs.slowdowns(profiles), strict=True):
+            lane.alone_ns += elapsed_ns / slowdown
 
     def _expect(self, lane: Lane, predicted_ns: int, now_ns: int) -> None:
         """Foresee when a new launch will be over, and how much it delays those beside it."""
@@ -315,6 +348,7 @@ class Scheduler:
 
     def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of."""
+        self._advance(now_ns)
         known = self._in_flight.pop(launch_id)
         lane = known.lane
         index = next(i for i, (one, _) in enumerate(lane.in_flight) if one.launch_id == launch_id)
@@ -322,12 +356,10 @@ class Scheduler:
         lane.counters.execution_ns += now_ns - launched_ns
         lane.counters.predicted_ns += launch.predicted_ns
         if not failed:
-            # One that was given to a busy lane began when the one before it was over.
-            alone_ns = (now_ns - max(launched_ns, lane.last_end_ns)) / known.slowdown
             self._costs.record(
-                lane.profile.index, launch.padded_rows, known.bucket, round(alone_ns)
+                lane.profile.index, launch.padded_rows, known.bucket, round(lane.alone_ns)
             )
-        lane.last_end_ns = now_ns
+        lane.alone_ns = 0.0
         self._backlog.lanes_changed = True
         lane.counters.failed_launches += failed
         decisions: list[Decision] = []

@@ -58,13 +58,13 @@ class Estimate:
         safe_ns: nearly all take no longer; see HIGH_QUANTILE.
     """
 
-    __slots__ = ("_samples", "_sorted", "planned_ns", "safe_ns", "typical_ns")
+    __slots__ = ("_planned_ns", "_samples", "_sorted", "safe_ns", "typical_ns")
 
     def __init__(self) -> None:
         self._samples: deque[int] = deque(maxlen=KEPT_SAMPLES)
         self._sorted: list[int] = []
         self.typical_ns = self.safe_ns = 0
-        self.planned_ns = 0  # the median that plans were made with
+        self._planned_ns = (0, 0)  # the typical and safe times that plans were made with
 
     @property
     def samples_ns(self) -> tuple[int, ...]:
@@ -79,10 +79,16 @@ class Estimate:
         bisect.insort(self._sorted, sample_ns)
         last = len(self._sorted) - 1
         self.typical_ns = self._sorted[last // 2]
-        self.safe_ns = self._sorted[math.ceil(last * HIGH_QUANTILE)]
-        if abs(self.typical_ns - self.planned_ns) <= DRIFT * self.planned_ns:
+        high = math.ceil(last * HIGH_QUANTILE)
+        # Of three or more, one outlier does not count.
+        self.safe_ns = self._sorted[min(high, last - 1) if last > 1 else last]
+        times_ns = (self.typical_ns, self.safe_ns)
+        if all(
+            abs(now - planned) <= DRIFT * planned
+            for now, planned in zip(times_ns, self._planned_ns, strict=True)
+        ):
             return False
-        self.planned_ns = self.typical_ns
+        self._planned_ns = times_ns
         return True
 
 
@@ -111,6 +117,7 @@ class CostTable:
         self._rows: dict[tuple[int, Bucket], list[int]] = {}
         self._buckets: dict[int, list[Bucket]] = {}
         self._beside: dict[tuple[int, int], float] = {}
+        self._slowdowns: dict[tuple[int, ...], tuple[float, ...]] = {}
 
     def record(self, profile: int, rows: int, bucket: Bucket, took_ns: int) -> None:
         """Take note of a launch that ran alone, or whose time beside others was taken out.
@@ -137,6 +144,7 @@ class CostTable:
     def record_beside(self, profile: int, other: int, slowdown: float) -> None:
         """Take note of how many times longer `profile` takes while `other` runs too."""
         self._beside[profile, other] = max(1.0, slowdown)
+        self._slowdowns.clear()
         self.revision += 1
 
     def typical_ns(self, profile: int, rows: int, bucket: Bucket) -> int:
@@ -150,6 +158,18 @@ class CostTable:
     def beside(self, profile: int, other: int) -> float:
         """Tell how many times longer `profile` takes while `other` runs too; 1 if unknown."""
         return self._beside.get((profile, other), 1.0)
+
+    def slowdowns(self, profiles: tuple[int, ...]) -> tuple[float, ...]:
+        """Tell for each of the profiles that run at a time how many times longer it takes."""
+        known = self._slowdowns.get(profiles)
+        if known is None:
+            known = tuple(
+                1 + sum(self.beside(a, b) - 1 for j, b in enumerate(profiles) if j != i)
+                for i, a in enumerate(profiles)
+            )
+            if len(self._slowdowns) < MOST_KINDS:
+                self._slowdowns[profiles] = known
+        return known
 
     def kinds(self) -> Iterable[tuple[Kind, Estimate]]:
         """Get every kind that was measured."""

@@ -140,7 +140,9 @@ class Dispatcher:
         target_ms = self._scheduling.latency_target_ms
         self._target_ns = DEFAULT_TARGET_NS if target_ms is None else int(target_ms * NS_PER_MS)
         self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
-        self._cold_shapes = ColdShapes(loaded.spec, loaded.runners, clock, when_lane_lost)
+        self._cold_shapes = ColdShapes(
+            loaded.spec, loaded.runners, clock, when_lane_lost, max_waiting=max_queue_requests
+        )
         self._requests: dict[RequestId, _Request] = {}
         self._in_flight = 0
         self._nothing_in_flight = asyncio.Event()
@@ -343,12 +345,12 @@ class Dispatcher:
         """Release the runners and their threads. Nothing may be submitted any more.
 
         Returns:
-            Whether all is released. False if a launch is still in flight: the threads go on
-            until it returns, and the runners are left to the end of the process.
+            Whether all is released. False if a launch is still in flight or a shape is being
+            prepared: the threads go on until it returns, and the runners are left to the end
+            of the process.
         """
         if self._timer is not None:
             self._timer.cancel()
-        self._cold_shapes.close()
         is_free = not self._in_flight
         for runner, threads in zip(self._runners, self._threads, strict=True):
             try:
@@ -357,7 +359,7 @@ class Dispatcher:
             except Exception:
                 _log.exception("runner cannot be closed", model=self.spec.name)
             threads.stop()
-        return is_free
+        return await self._cold_shapes.close(OVERTIME_S) and is_free
 
     def _shared_contents(self, inputs: Mapping[str, Array]) -> Hashable:
         """Get what must be equal, besides shapes, for two requests to share a launch."""

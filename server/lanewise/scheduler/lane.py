@@ -21,7 +21,7 @@ class Lane:
             within the profile is executed as it is.
         in_flight: launches and when each started, oldest first.
         expected_end_ns: when the last launch in flight should be over.
-        last_end_ns: when a launch was last over.
+        alone_ns: what the launch that runs has got done, as time that it would have taken alone.
     """
 
     lane_id: LaneId
@@ -31,7 +31,7 @@ class Lane:
     in_flight: list[tuple[Launch, int]] = field(default_factory=list)
     is_retired: bool = False
     expected_end_ns: int = 0
-    last_end_ns: int = 0
+    alone_ns: float = 0.0
     counters: LaneCounters = field(default_factory=LaneCounters)
 
     @property

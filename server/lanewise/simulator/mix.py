@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from lanewise.clock import NS_PER_MS
-from lanewise.errors import ConfigError
+from lanewise.errors import ConfigError, ServingError
 from lanewise.models import ModelSpec
-from lanewise.simulator.traffic import RequestKind
+from lanewise.scheduler.routing import Router
+from lanewise.simulator.traffic import RequestKind, items_of, with_rows
 from lanewise.tensors import Shape
 
 KEYS = ("name", "rows", "rate", "timeout-ms", "target-ms", "priority", "pin", "items")
@@ -26,8 +28,10 @@ def parse_kind(text: str, spec: ModelSpec) -> RequestKind:
     pairs: dict[str, str] = {}
     for part in text.split(","):
         key, sign, value = part.partition("=")
-        if not sign or key not in KEYS:
-            raise ConfigError(f"mix '{text}': '{part}' is not KEY=VALUE with one of {_listed()}")
+        if not sign:
+            raise ConfigError(f"mix '{text}': '{part}' is not KEY=VALUE; keys are {_listed()}")
+        if key not in KEYS:
+            raise ConfigError(f"mix '{text}': unknown key '{key}'; allowed are {_listed()}")
         if key in pairs:
             raise ConfigError(f"mix '{text}': {key} is given twice")
         pairs[key] = value
@@ -39,15 +43,33 @@ def parse_kind(text: str, spec: ModelSpec) -> RequestKind:
         return RequestKind(
             name=pairs.get("name", text),
             rows=_parse_rows(pairs["rows"]),
-            rate=float(pairs.get("rate", "1")),
-            timeout_ns=_parse_ms(pairs.get("timeout-ms")),
-            target_ns=_parse_ms(pairs.get("target-ms")),
-            priority=int(pairs.get("priority", "1")),
+            rate=_parse_rate(pairs.get("rate", "1")),
+            timeout_ns=_parse_ms("timeout-ms", pairs.get("timeout-ms")),
+            target_ns=_parse_ms("target-ms", pairs.get("target-ms")),
+            priority=_parse_priority(pairs.get("priority", "1")),
             pin=pairs.get("pin"),
             items=_parse_items(pairs["items"]) if "items" in pairs else (),
         )
     except ValueError as error:
         raise ConfigError(f"mix '{text}': {error}") from error
+
+
+def require_admitted(mix: Sequence[RequestKind], spec: ModelSpec) -> None:
+    """Make sure that the model can run every kind of a mix.
+
+    Raises:
+        ConfigError: it would refuse some requests whatever the load; the text is its own.
+    """
+    router = Router(spec)
+    names = [tensor.name for tensor in spec.inputs]
+    for kind in mix:
+        for items in items_of(kind, spec):
+            for rows in (kind.rows[0], kind.rows[-1]):
+                shapes = with_rows(items, rows, spec)
+                try:
+                    router.route(dict(zip(names, shapes, strict=True)), kind.pin)
+                except ServingError as error:
+                    raise ConfigError(f"mix '{kind.name}': {error.message}") from error
 
 
 def default_mix(spec: ModelSpec) -> tuple[RequestKind, ...]:
@@ -69,17 +91,46 @@ def _listed() -> str:
 
 
 def _parse_rows(text: str) -> tuple[int, int, int]:
-    rows = tuple(int(part) for part in text.split("-"))
-    if len(rows) == 1:
-        return rows[0], rows[0], rows[0]
-    if len(rows) == 3:
-        return rows[0], rows[1], rows[2]
-    raise ValueError(f"rows is '{text}', but must be N or LEAST-FREQUENT-MOST")
+    parts = text.split("-")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"rows is '{text}', but must be N or LEAST-FREQUENT-MOST, such as 1-4-32")
+    return int(parts[0]), int(parts[len(parts) // 2]), int(parts[-1])
 
 
-def _parse_ms(text: str | None) -> int | None:
-    return None if text is None else round(float(text) * NS_PER_MS)
+def _parse_rate(text: str) -> float:
+    rate = _to_float(text)
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate is '{text}', but must be a positive number of requests a second")
+    return rate
+
+
+def _parse_ms(key: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    ms = _to_float(text)
+    if not 0 < ms < math.inf:
+        raise ValueError(f"{key} is '{text}', but must be a positive number of milliseconds")
+    return round(ms * NS_PER_MS)
+
+
+def _to_float(text: str) -> float:
+    """Read a number; NaN, which is in no range, where there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _parse_priority(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"priority is '{text}', but must be an integer of 1 or more")
+    return int(text)
 
 
 def _parse_items(text: str) -> tuple[tuple[Shape, ...], ...]:
-    return tuple((tuple(int(size) for size in item.split("x")),) for item in text.split("|"))
+    shapes = [item.split("x") for item in text.split("|")]
+    if not all(size.isdecimal() for shape in shapes for size in shape):
+        raise ValueError(
+            f"items is '{text}', but must be shapes without rows, such as 3x224x224 or 128|512"
+        )
+    return tuple((tuple(int(size) for size in shape),) for shape in shapes)

@@ -40,14 +40,11 @@ class _Open:
 
 
 class Outcomes:
-    """Follows every request from its arrival to its end.
-
-    Attributes:
-        kinds: by the kind's name, in order of first arrival.
-    """
+    """Follows every request from its arrival to its end."""
 
     def __init__(self) -> None:
-        self.kinds: dict[str, KindOutcome] = {}
+        # By the kind's name, and the priority unless the request names its kind itself.
+        self._kinds: dict[tuple[str, int | None], KindOutcome] = {}
         self._open: dict[int, _Open] = {}
 
     @property
@@ -55,12 +52,24 @@ class Outcomes:
         """Requests that have not ended."""
         return len(self._open)
 
+    @property
+    def kinds(self) -> dict[str, KindOutcome]:
+        """What became of each kind, by its name, in order of first arrival.
+
+        Kinds that requests do not name themselves tell the priority if there are several.
+        """
+        several = len({priority for _, priority in self._kinds if priority is not None}) > 1
+        return {
+            f"{name}, priority {priority}" if several and priority is not None else name: outcome
+            for (name, priority), outcome in self._kinds.items()
+        }
+
     def arrive(self, number: int, arrival: Arrival, rows: int) -> None:
         """Take note of a request that will end under `number`."""
-        name = arrival.kind or name_kind(rows, arrival.priority)
-        outcome = self.kinds.get(name)
+        kind = (arrival.kind, None) if arrival.kind else (name_rows(rows), arrival.priority)
+        outcome = self._kinds.get(kind)
         if outcome is None:
-            outcome = self.kinds[name] = KindOutcome()
+            outcome = self._kinds[kind] = KindOutcome()
         outcome.requests += 1
         timeout_ns = arrival.timeout_ns
         deadline_ns = None if timeout_ns is None else arrival.at_ns + timeout_ns
@@ -84,10 +93,10 @@ class Outcomes:
         self._open.pop(number).outcome.expired += 1
 
 
-def name_kind(rows: int, priority: int) -> str:
-    """Name the kind of a request that does not tell: rows up to a power of two, and priority."""
+def name_rows(rows: int) -> str:
+    """Name the kind of a request that does not tell: rows up to a power of two."""
     most = 1 << max(0, rows - 1).bit_length()
     least = most // 2 + 1
-    text = f"{most} rows" if least >= most else f"{least}-{most} rows"
-    text = "1 row" if most == 1 else text
-    return text if priority == 1 else f"{text}, priority {priority}"
+    if most == 1:
+        return "1 row"
+    return f"{most} rows" if least >= most else f"{least}-{most} rows"

@@ -97,9 +97,8 @@ class Traffic:
         """Draw the requests in order of arrival."""
         draw = random.Random(self.seed)
         weights = list(itertools.accumulate(kind.rate for kind in self.mix))
-        items = [_items(kind, self.spec) for kind in self.mix]
+        items = [items_of(kind, self.spec) for kind in self.mix]
         places = range(len(self.mix))
-        rowwise = [tensor.name in self.spec.rowwise for tensor in self.spec.inputs]
         for at_s in self._times(draw):
             (place,) = draw.choices(places, cum_weights=weights)
             kind = self.mix[place]
@@ -107,10 +106,7 @@ class Traffic:
             chosen = items[place][0] if len(items[place]) == 1 else draw.choice(items[place])
             yield Arrival(
                 int(at_s * NS_PER_S),
-                tuple(
-                    (rows, *item) if counts else item
-                    for item, counts in zip(chosen, rowwise, strict=True)
-                ),
+                with_rows(chosen, rows, self.spec),
                 kind.timeout_ns,
                 kind.target_ns,
                 kind.priority,
@@ -148,7 +144,15 @@ def _draw_rows(rows: tuple[int, int, int], draw: random.Random) -> int:
     return min(max(drawn, least), most)
 
 
-def _items(kind: RequestKind, spec: ModelSpec) -> tuple[tuple[Shape, ...], ...]:
+def with_rows(items: tuple[Shape, ...], rows: int, spec: ModelSpec) -> tuple[Shape, ...]:
+    """Get the shapes of all inputs in a request of so many rows."""
+    return tuple(
+        (rows, *item) if tensor.name in spec.rowwise else item
+        for item, tensor in zip(items, spec.inputs, strict=True)
+    )
+
+
+def items_of(kind: RequestKind, spec: ModelSpec) -> tuple[tuple[Shape, ...], ...]:
     """Get the shapes to draw from, by input, without rows where those are counted."""
     if kind.items:
         return kind.items

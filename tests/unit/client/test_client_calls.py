@@ -1,3 +1,4 @@
+import asyncio
 import math
 import os
 import subprocess
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import lanewise_client
-from lanewise_client import CLIENT_TIMEOUT, Client, DeadlineExpired
+from lanewise_client import CLIENT_TIMEOUT, AsyncClient, Client, DeadlineExpired
 from lanewise_client.calls import CallRules, channel_options
+from lanewise_client.protos.inference_pb2 import ServerLiveRequest
 
 
 def test_a_client_is_told_its_timeout():
@@ -37,6 +39,28 @@ def test_a_call_refuses_a_timeout_that_grpc_would_misread(timeout_s):
 def test_a_used_up_budget_is_an_expired_deadline():
     with pytest.raises(DeadlineExpired, match=r"call to localhost:1: timeout_s is -0.25"):
         CallRules("localhost:1", 5.0).seconds(-0.25)
+
+
+def test_a_call_that_succeeds_without_an_answer_is_an_expired_deadline():
+    """What grpcio gives where the deadline passes while the answer comes; a race, so made up."""
+
+    def answer_nothing(request, **_):
+        return None
+
+    async def answer_nothing_later(request, **_):
+        return None
+
+    async def call_async():
+        async with AsyncClient("localhost:1", timeout_s=5) as client:
+            await client._call(answer_nothing_later, ServerLiveRequest(), 0.5)
+
+    with pytest.raises(DeadlineExpired, match=r"no answer from localhost:1 within 0.5 s"):
+        asyncio.run(call_async())
+    with (
+        Client("localhost:1", timeout_s=5) as client,
+        pytest.raises(DeadlineExpired, match=r"no answer from localhost:1 within 0.5 s"),
+    ):
+        client._call(answer_nothing, ServerLiveRequest(), 0.5)
 
 
 def test_message_sizes_are_unlimited_unless_told():

@@ -42,6 +42,17 @@ def test_priority_target_and_timeout_travel_in_the_units_of_their_parameters():
     }
 
 
+@pytest.mark.parametrize("priority", [None, 0])
+def test_no_priority_is_left_out(priority):
+    assert not build_infer("m", "", InferRequest({"X": X}, priority=priority)).parameters
+
+
+@pytest.mark.parametrize("priority", ["high", 1.0])
+def test_a_priority_that_is_no_integer_is_refused(priority):
+    with pytest.raises(TypeError, match=f"priority is {priority!r}, but must be an integer"):
+        build_infer("m", "", InferRequest({"X": X}, priority=priority))
+
+
 @pytest.mark.parametrize("left_s", [0.0, -3.0, 1e-9])
 def test_a_timeout_that_is_used_up_is_sent_as_one_and_not_as_none(left_s):
     message = build_infer("m", "", InferRequest({"X": X}, timeout_s=left_s))

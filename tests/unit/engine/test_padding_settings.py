@@ -115,11 +115,15 @@ def test_a_model_without_padding_executes_any_length():
         ),
         (
             "inputs = { ids = 0 }",
-            "padding.inputs.ids: is 0, but the dimensions of [-1, -1] are 1 to 1",
+            "padding.inputs.ids: is 0, but in [-1, -1] must be 1 (0 counts rows)",
         ),
         (
             "inputs = { ids = 2 }",
-            "padding.inputs.ids: is 2, but the dimensions of [-1, -1] are 1 to 1",
+            "padding.inputs.ids: is 2, but in [-1, -1] must be 1 (0 counts rows)",
+        ),
+        (
+            "inputs = { words = 3 }",
+            "padding.inputs.words: is 3, but in [-1, -1, 2] must be 1 to 2 (0 counts rows)",
         ),
         (
             "inputs = { words = 2 }",
@@ -162,7 +166,7 @@ def test_a_model_without_padding_executes_any_length():
         ),
         (
             "inputs = { ids = 1 }\nbuckets = [64, 128]",
-            "padding.buckets: no profile admits 128; they admit 1 to 100",
+            "padding.buckets: no profile admits 128; admitted are: 'only' 1 to 100",
         ),
         (
             f"inputs = {{ ids = 1 }}\nbuckets = {list(range(1, 18))}",

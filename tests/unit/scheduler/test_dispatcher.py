@@ -428,12 +428,16 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_arrival_with_what_was_neede
     async def scenario():
         spec = model(profile(0, (1, 1, 1)))
         async with dispatching(spec, costs=costs_of(5000.0)) as (dispatcher, runners):
+            running = asyncio.create_task(dispatcher.submit(rows(1)))  # not idle, or it would try
+            await started(runners["p0"])
             deadline_ns = SystemClock().now_ns() + NS_PER_S
             with pytest.raises(
                 DeadlineExpired, match=r"at arrival the request needs \d+\.\d ms, and"
             ):
                 await dispatcher.submit(rows(1), deadline_ns=deadline_ns)
-            assert not runners["p0"].batches
+            assert len(runners["p0"].batches) == 1
+            runners["p0"].release()
+            await running
 
     asyncio.run(scenario())
 

@@ -45,6 +45,16 @@ def test_a_picture_names_policies_kinds_and_lanes(results, tmp_path):
         assert name in text
 
 
+def test_the_same_results_give_the_same_file(results, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs lanewise[plots]")
+
+    draw(results, tmp_path / "x.svg")
+    draw(results, tmp_path / "y.svg")
+
+    assert (tmp_path / "x.svg").read_bytes() == (tmp_path / "y.svg").read_bytes()
+    assert "<dc:date>" not in (tmp_path / "x.svg").read_text()
+
+
 def test_nothing_that_happened_is_drawn_too(tmp_path):
     pytest.importorskip("matplotlib", reason="needs lanewise[plots]")
     nothing = simulate(measured_model({(0, 1): 1.0}), [], lambda _: FirstFitPolicy())

@@ -11,7 +11,7 @@ import pytest
 from helpers.sim import mission_model, model, profile
 from lanewise.clock import NS_PER_MS, NS_PER_S
 from lanewise.errors import ConfigError
-from lanewise.simulator.mix import default_mix, parse_kind, scale
+from lanewise.simulator.mix import default_mix, parse_kind, require_admitted, scale
 from lanewise.simulator.traffic import RequestKind, Traffic
 
 SPEC = mission_model()
@@ -116,14 +116,19 @@ def test_a_kind_is_read_as_it_is_written():
     ("text", "message"),
     [
         ("rows", "'rows' is not KEY=VALUE"),
-        ("rows=1,speed=3", "'speed=3' is not KEY=VALUE with one of name, rows"),
+        ("rows=1,speed=3", "unknown key 'speed'; allowed are name, rows, rate, timeout-ms"),
         ("rate=3", "rows=... is missing"),
         ("rows=1,rows=2", "rows is given twice"),
         ("rows=1-2", "rows is '1-2', but must be N or LEAST-FREQUENT-MOST"),
         ("rows=4-1-8", "rows must be 1 <= least <= frequent <= most"),
-        ("rows=1,rate=0", "rate is 0, but must be above 0"),
-        ("rows=1,rate=nan", "rate is nan, but must be above 0"),
-        ("rows=1,rate=fast", "could not convert"),
+        ("rows=one", "rows is 'one', but must be N or LEAST-FREQUENT-MOST"),
+        ("rows=1,rate=0", "rate is '0', but must be a positive number of requests a second"),
+        ("rows=1,rate=nan", "rate is 'nan', but must be a positive number"),
+        ("rows=1,rate=fast", "rate is 'fast', but must be a positive number"),
+        ("rows=1,timeout-ms=abc", "timeout-ms is 'abc', but must be a positive number of milli"),
+        ("rows=1,target-ms=inf", "target-ms is 'inf', but must be a positive number of milli"),
+        ("rows=1,priority=0", "priority is '0', but must be an integer of 1 or more"),
+        ("rows=1,items=3xa", "items is '3xa', but must be shapes without rows, such as 3x224x224"),
     ],
 )
 def test_a_kind_that_cannot_be_is_refused(text, message):
@@ -132,6 +137,29 @@ def test_a_kind_that_cannot_be_is_refused(text, message):
 
     assert message in str(caught.value)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name=k,rows=1,pin=night", "mix 'k': model 'm' has no profile 'night'; it has: 'online'"),
+        ("name=k,rows=1,items=8", "mix 'k': model 'm', input 'X': shape [1, 8] does not match"),
+        ("name=k,rows=1-1-200000", "mix 'k': model 'm': 200000 rows would be split over more"),
+    ],
+)
+def test_a_kind_that_the_model_could_never_run_is_refused_with_the_reason(text, message):
+    with pytest.raises(ConfigError) as caught:
+        require_admitted([parse_kind(text, SPEC)], SPEC)
+
+    assert str(caught.value).startswith(message)
+
+
+def test_every_one_of_a_kinds_shapes_must_be_admitted():
+    spec = model(profile(0, (1, 4, 8), [(1, 16, 64)]))
+
+    require_admitted([parse_kind("rows=1,items=1|64", spec)], spec)
+    with pytest.raises(ConfigError, match="dimension 1 of 'X' is 65, admitted are 1 to 64"):
+        require_admitted([parse_kind("rows=1,items=1|65", spec)], spec)
 
 
 def test_the_default_mix_has_what_each_profile_is_for_and_scales():

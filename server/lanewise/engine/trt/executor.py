@@ -109,7 +109,9 @@ class Executor:
             return self._execute_growing(slot, work, outputs)
         enqueue = functools.partial(self._enqueue, slot, work, outputs)
         self._graphs.misses[self._execute_without_graph(slot, work.key, enqueue)] += 1
-        if len(self._ran) >= MOST_SHAPES:  # start afresh; what is in use is captured again
+        if (
+            work.key not in self._ran and len(self._ran) >= MOST_SHAPES
+        ):  # start afresh; what is in use is captured again
             self._graphs.close()
             self._ran.clear()
             self._never_captured.clear()
@@ -184,7 +186,15 @@ class Executor:
             self._never_captured[key] = GraphMiss.NOT_CAPTURABLE
             enqueue()
             return GraphMiss.NOT_CAPTURABLE
-        graph.launch(self._stream)
+        try:
+            graph.launch(self._stream)  # takes the graph's memory on the device
+        except CudaError as error:
+            graph.close()
+            if error.is_sticky:
+                raise
+            self._never_captured[key] = GraphMiss.OUT_OF_MEMORY
+            enqueue()
+            return GraphMiss.OUT_OF_MEMORY
         if self._graphs.put((slot.index, key), graph):
             return GraphMiss.CAPTURED
         self._never_captured[key] = GraphMiss.OVER_BUDGET

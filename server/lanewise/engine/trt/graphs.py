@@ -21,6 +21,7 @@ class GraphMiss(enum.Enum):
     CAPTURED = "captured"  # captured now, and launched from here on
     NOT_CAPTURABLE = "not_capturable"
     OVER_BUDGET = "over_budget"
+    OUT_OF_MEMORY = "out_of_memory"  # or whatever else kept the graph from being launched
     DATA_DEPENDENT = "data_dependent"  # TensorRT asks for memory while it executes
 
 

@@ -274,8 +274,13 @@ class TrtRunner:
             if graph is None:
                 return False
             slot.pack(batch, work.shapes)
-            self._executor.launch(graph)
-            self._stream.record(slot.done)
+            try:
+                self._executor.launch(graph)
+                self._stream.record(slot.done)
+            except CudaError:
+                with contextlib.suppress(CudaError):
+                    self._stream.synchronize()  # its slot is used again after this
+                raise
             return True
         finally:
             self._turn.release()

@@ -98,7 +98,8 @@ class Slot:
         Raises:
             CudaError: there is too little memory.
         """
-        self.has_moved |= self._device[name].reserve(nbytes)
+        # TensorRT takes a null address for a failure, of an empty output too.
+        self.has_moved |= self._device[name].reserve(max(1, nbytes))
         return self._device[name].address
 
     def address(self, name: str) -> int:

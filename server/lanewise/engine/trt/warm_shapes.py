@@ -104,7 +104,7 @@ class WarmShapes:
                     spare.run(blank_batch(self._spec, shapes, rows, self._values))
             finally:
                 spare.close()
-                self._when_prepared()
+            self._when_prepared()
             self.add(shapes)
 
     def stop(self) -> None:

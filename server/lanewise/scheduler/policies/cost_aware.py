@@ -34,6 +34,10 @@ do not make a decision slow, and the others get their turn when these have left.
 REPLAN_NS = 50_000_000
 """Plans are made anew at most this often: a drifting table must not keep the planner busy."""
 
+LOOK_AGAIN_NS = 100_000
+"""A launch that is held for a lane is looked at again when that lane should have been free, and
+this much later: launches end a little sooner or later than expected."""
+
 TARGETS_LAST_NS = 1_000_000_000
 """For so long after a request with a latency target, bulk launches are kept short for its like."""
 
@@ -43,7 +47,7 @@ MOST_LONE_ROWS = 1024
 CLOSE = 0.05
 """Lanes whose costs differ by less than this share of a launch are as good as each other."""
 
-HARM_WEIGHT = 1.5
+HARM_WEIGHT = 2.2
 """What others lose by a launch beside them counts this many times: it is not only those that run
 already who lose. Found in the simulator: more or less of it serves fewer requests on time."""
 
@@ -102,8 +106,8 @@ class _Targets:
     def __init__(self) -> None:
         self._tightest: dict[int, tuple[int, int]] = {}  # the target, and when it was seen
 
-    def note(self, waiting: Waiting, now_ns: int) -> None:
-        """Take note of what a request that arrives asks for."""
+    def note(self, waiting: Waiting, needed_ns: int, now_ns: int) -> None:
+        """Take note of what a request that arrives asks for, if that can be had."""
         if len(waiting.fits) > 1:
             return  # while one lane is busy it has another
         request = waiting.request
@@ -111,6 +115,8 @@ class _Targets:
         if request.deadline_ns is not None:
             target_ns = request.deadline_ns - now_ns
         elif target_ns >= DEFAULT_TARGET_NS:
+            return
+        if target_ns < needed_ns:
             return
         (index,) = waiting.fits
         tightest = self._tightest.get(index)
@@ -161,7 +167,10 @@ class _Moment:
 
     def wait_ns(self, lane: Lane) -> int:
         """How long until a launch of `lane` would start."""
-        return max(0, lane.expected_end_ns - self.now_ns) if lane.in_flight else 0
+        if not lane.in_flight:
+            return 0
+        # One that is overdue may be so for as long again: it is not free just now.
+        return abs(lane.expected_end_ns - self.now_ns)
 
     def is_wanted(self, lane: Lane, head: Waiting) -> bool:
         """Whether requests wait that `lane` is made for, while it is not made for `head`."""
@@ -223,7 +232,7 @@ class CostAwarePolicy:
         mixes = None
         if backlog.has_kin:
             mixes = Mixes(backlog, functools.partial(self._prices_for, backlog, now_ns))
-        for head in _most_urgent(queues):
+        for head in _most_urgent(queues, moment):
             queue = backlog.queue_of(head)
             mixed = queue if mixes is None else mixes.mix_of(head)
             choice = self._choose_from(head, mixed, backlog, moment)
@@ -234,13 +243,19 @@ class CostAwarePolicy:
             ):  # too long for its deadline, or for the lanes that are idle
                 choice = self._choose_from(head, queue, backlog, moment)
             if choice is not None:
+                if wakeup_ns is not None:  # the others are still held
+                    self._wake_at(wakeup_ns)
                 return choice
         return None
 
     def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
-        self._targets.note(waiting, now_ns)
         prices = self._prices_for(backlog, now_ns, waiting.fits, waiting.buckets)
-        return prices.serial_ns(waiting.rows_left)
+        needed_ns = prices.least_ns(waiting.rows_left)
+        self._targets.note(waiting, needed_ns, now_ns)
+        return needed_ns
+
+    def _wake_at(self, at_ns: int) -> None:
+        self._wakeup_ns = at_ns if self._wakeup_ns is None else min(self._wakeup_ns, at_ns)
 
     def _prices_for(
         self, backlog: Backlog, now_ns: int, fits: tuple[int, ...], buckets: tuple[Bucket, ...]
@@ -272,10 +287,17 @@ class CostAwarePolicy:
         now, later = _weigh(head, queue, prices, moment, slack_ns)
         if now is None and later is None:
             needed_ns = _needed_ns(head, prices, moment)
-            if needed_ns > slack_ns:
+            if needed_ns > slack_ns and (moment.running or len(backlog) > 1):
                 return GiveUp(head, needed_ns)
             now, _ = _weigh(head, queue, prices, moment, math.inf)
-        if now is None or (later is not None and _pays_to_wait(now, later)):
+            if now is not None and now.cuts and slack_ns < math.inf:
+                return GiveUp(head, needed_ns)  # the rest would be late
+        if now is None:
+            return None
+        if later is not None and _pays_to_wait(now, later):
+            # That lane may be over later than expected: look again while this one can help.
+            until_ns = min(later.wait_ns, slack_ns - now.lasts_ns(now.rows))
+            self._wake_at(moment.now_ns + max(LOOK_AGAIN_NS, math.ceil(until_ns)) + LOOK_AGAIN_NS)
             return None
         reason = self._why_now(head, queue, now, moment)
         return None if reason is None else _launch(head, queue, now, reason, moment)
@@ -308,22 +330,28 @@ class CostAwarePolicy:
             return LaunchReason.FULL
         if option.falls_short:
             return LaunchReason.DEADLINE
-        by_ns = head.due_ns if head.deadline_ns is None else head.deadline_ns
+        alike = queue.by_owners[head.owners]
+        deadlines = (each.deadline_ns for each in alike if each.deadline_ns is not None)
+        by_ns = min(deadlines, default=head.due_ns)
         grown_ns = option.prices.safe_ns[profile.rows.opt] * option.slowdown
         latest_ns = by_ns - math.ceil(grown_ns)
-        alike = queue.by_owners[head.owners]
         delayed_ns = profile.max_queue_delay_ns + min(each.arrived_ns for each in alike)
         if moment.now_ns >= latest_ns:
             return LaunchReason.DEADLINE
         if moment.now_ns >= delayed_ns:
             return LaunchReason.DELAY
-        at_ns = min(latest_ns, delayed_ns)
-        self._wakeup_ns = at_ns if self._wakeup_ns is None else min(self._wakeup_ns, at_ns)
+        self._wake_at(min(latest_ns, delayed_ns))
         return None
 
 
-def _most_urgent(queues: Iterable[StackQueue]) -> Sequence[Waiting]:
-    heads = [head for queue in queues for head in queue.heads]
+def _most_urgent(queues: Iterable[StackQueue], moment: _Moment) -> Sequence[Waiting]:
+    """Get the most urgent requests that a launch could be made for now."""
+    heads = [
+        head
+        for queue in queues
+        if moment.is_idle(queue.fits) or _fills_any(queue, moment.can_queue)
+        for head in queue.heads
+    ]
     return heads if len(heads) == 1 else heapq.nsmallest(MOST_HEADS, heads, key=_urgency)
 
 
@@ -440,7 +468,8 @@ def _best_in(each: LanePrices, task: _Task) -> _Option | None:
             if part_ns > CUT_WORTH * rows * prices.row_ns or part_ns + rest_ns >= whole_ns:
                 rows = each.next_below[rows]  # fewer may cost less by the row
                 continue
-            lasts_ns += each.safe_ns[rows] * slowdown * (task.rows - rows) / rows  # of all of it
+            rounds = max(1, task.rows / rows / each.copies)  # for all of it to be done
+            lasts_ns = wait_ns + each.safe_ns[rows] * slowdown * rounds
         if lasts_ns <= task.slack_ns:
             price_ns = each.typical_ns[rows] * slowdown
             if left_ns and price_ns and not cuts and not moment.is_wanted(each.lane, task.head):
@@ -509,7 +538,8 @@ def _needed_ns(waiting: Waiting, prices: Prices, moment: _Moment) -> int:
     for each in prices.lanes:
         if not each.lane.is_retired:
             first = min(rows, each.max_rows)
-            run_ns = each.typical_ns[first] + prices.serial_ns(rows - first)
+            rest = max(0, rows - first * each.copies)  # what copies of the lane cannot take, too
+            run_ns = each.typical_ns[first] + prices.serial_ns(rest)
             needed.append(moment.wait_ns(each.lane) + run_ns)
     return round(min(needed))
 

@@ -22,11 +22,13 @@ class LanePrices:
         typical_ns: by rows, the median.
         safe_ns: by rows, hardly exceeded.
         counts: numbers of rows worth launching, ascending: the lane's own, or powers of two.
+        copies: lanes of the same profile, this one among them.
         is_padded: by rows, whether more are executed.
         next_below: by rows, the largest count that is less; 0 if none is.
     """
 
     __slots__ = (
+        "copies",
         "counts",
         "is_padded",
         "lane",
@@ -39,6 +41,7 @@ class LanePrices:
     def __init__(self, lane: Lane, costs: CostTable, bucket: Bucket) -> None:
         profile = lane.profile
         self.lane = lane
+        self.copies = 1
         self.max_rows = profile.rows.max
         self.counts = lane.row_counts or _powers(profile.rows.min, profile.rows.max)
         typical, safe = {}, {}
@@ -75,11 +78,14 @@ class Prices:
     ) -> None:
         self.revision = costs.revision
         self.for_lone_rows: dict[int, Any] = {}
+        self._least: dict[int, int] = {}
         self.made_ns = now_ns
         narrowest_first = sorted(lanes, key=lambda lane: lane.profile.rows.max)
         self.lanes = [
             LanePrices(lane, costs, buckets[lane.profile.index]) for lane in narrowest_first
         ]
+        for each in self.lanes:
+            each.copies = sum(one.lane.profile is each.lane.profile for one in self.lanes)
         # Runners of the same profile cost the same.
         distinct = {each.lane.profile.index: each for each in self.lanes}.values()
         self._plan = _plan(distinct)
@@ -92,6 +98,17 @@ class Prices:
             (each.typical_ns[rows] for each in self.lanes if rows <= each.max_rows),
             default=math.inf,
         )
+
+    def least_ns(self, rows: int) -> int:
+        """What `rows` rows take at least, the copies of a lane at work on them side by side."""
+        known = self._least.get(rows)
+        if known is None:
+            launch_ns = min(each.typical_ns[min(rows, each.max_rows)] for each in self.lanes)
+            copies = max(each.copies for each in self.lanes)
+            known = max(launch_ns, self.serial_ns(rows) // copies)
+            if len(self._least) < len(self._plan):
+                self._least[rows] = known
+        return known
 
     def serial_ns(self, rows: int) -> int:
         """What it takes at least to run `rows` rows one launch after the other."""
