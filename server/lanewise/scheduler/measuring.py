@@ -13,6 +13,7 @@ from lanewise.clock import NS_PER_S, Clock
 from lanewise.engine.inputs import Corner, blank_batch_at, corner_shapes, tuned_corner, warm_corners
 from lanewise.engine.runner import Batch, Runner
 from lanewise.engine.threads import RunnerThreads
+from lanewise.errors import ShapeMismatch
 from lanewise.models import ModelSpec, Profile
 from lanewise.scheduler.costs import Bucket, CostTable, bucket_of
 
@@ -60,7 +61,6 @@ async def measure_costs(
     Raises:
         ExecutionFailed: a runner cannot run its own profile.
     """
-    end_ns = clock.now_ns() + BUDGET_NS
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
     kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
     slowdowns: dict[tuple[int, int], list[float]] = {}
@@ -73,7 +73,10 @@ async def measure_costs(
             for run in range(RUNS):
                 if (turn or run) and clock.now_ns() >= end_ns:
                     break
-                took_ns = await _time(lane, batch, clock)
+                try:
+                    took_ns = await _time(lane, batch, clock)
+                except ShapeMismatch:  # the largest shapes of several inputs need not go together
+                    break
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
         for one, other in itertools.permutations(lanes, 2):
             if clock.now_ns() >= end_ns:

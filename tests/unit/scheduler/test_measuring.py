@@ -11,6 +11,7 @@ from helpers.sim import model, profile
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.engine.host_runner import HostRunner
 from lanewise.engine.threads import RunnerThreads
+from lanewise.errors import ShapeMismatch
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 
@@ -46,3 +47,29 @@ def test_what_a_lane_does_ahead_is_what_it_gains_when_it_is_kept_full():
 
     # The first of all is copied before anything can be executed.
     assert costs.ahead == {0: pytest.approx(COPY_MS / (COPY_MS + EXECUTE_MS), abs=0.1)}
+
+
+class ContraryAtMost(HostRunner):
+    """Cannot execute the largest shapes of its profile, as inputs that contradict each other."""
+
+    def _execute(self, inputs, padded_rows):
+        if inputs["X"].shape[1] == LONGEST:
+            raise ShapeMismatch("the inputs do not go together")
+        return {"Y": inputs["X"]}
+
+
+LONGEST = 64
+
+
+def test_largest_shapes_that_cannot_be_executed_are_left_out():
+    spec, costs = model(profile(0, (1, 1, 2), [(1, 8, LONGEST)])), CostTable()
+
+    async def scenario():
+        threads = RunnerThreads(1, "test")
+        lane = MeasuredLane(ContraryAtMost(spec, spec.profiles[0]), threads)
+        await measure_costs(spec, [lane], costs, SystemClock())
+        threads.stop()
+
+    asyncio.run(scenario())
+
+    assert {(kind.rows, kind.bucket) for kind, _ in costs.kinds()} == {(1, 3), (2, 3)}
