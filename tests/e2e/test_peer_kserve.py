@@ -41,11 +41,16 @@ def test_health(address):
 def test_infer_with_raw_and_typed_contents(address, raw):
     async def scenario():
         client = kserve.InferenceGRPCClient(address)
-        for rows, profile in ((1, "online"), (4, "dynamic"), (128, "offline")):
+        # Among the lanes that fit, costs measured here decide.
+        for rows, profiles in (
+            (1, {"online", "dynamic", "offline"}),
+            (4, {"dynamic", "offline"}),
+            (128, {"dynamic", "offline"}),
+        ):
             response = await client.infer(infer_request(rows, raw=raw))
             assert response.id == "k1"
             assert response.outputs[0].as_numpy().shape == (rows, 10)
-            assert response.parameters["profile"].string_param == profile
+            assert set(response.parameters["profile"].string_param.split(",")) <= profiles
         await client.close()
 
     asyncio.run(scenario())
