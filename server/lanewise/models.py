@@ -38,6 +38,12 @@ class RowRange:
     opt: int
     max: int
 
+    @property
+    def powers_of_two(self) -> set[int]:
+        """The powers of two in the range, and both of its ends."""
+        powers = {1 << bit for bit in range(self.max.bit_length()) if self.min <= 1 << bit}
+        return powers | {self.min, self.max}
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:

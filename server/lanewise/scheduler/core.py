@@ -5,12 +5,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from lanewise.errors import Draining, QueueFull, RunnerLost, ServingError
 from lanewise.models import ModelSpec
 from lanewise.scheduler.backlog import Backlog, Waiting
-from lanewise.scheduler.costs import Bucket, CostTable
+from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
     Complete,
     Decision,
@@ -32,14 +31,6 @@ are learnt within seconds, and next to nothing is spent on requests that are lat
 
 MIN_STALE_DEADLINES = 64
 """Deadlines of ended requests that are kept at least, so that few requests need no sweeps."""
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    """What has to be known of a launch when it is over."""
-
-    lane: Lane
-    bucket: Bucket
 
 
 class Scheduler:
@@ -78,7 +69,7 @@ class Scheduler:
         self._last_launch = 0
         self._advanced_ns = 0
         self._tried_ns = -TRY_EVERY_NS
-        self._in_flight: dict[LaunchId, _InFlight] = {}
+        self._in_flight: dict[LaunchId, Lane] = {}
         self._requests: dict[RequestId, Waiting] = {}
         self._deadlines: list[tuple[int, RequestId]] = []
 
@@ -120,7 +111,7 @@ class Scheduler:
 
         Other launches in flight on the lane still have to be finished or retired.
         """
-        self._in_flight[launch_id].lane.is_retired = True
+        self._in_flight[launch_id].is_retired = True
         decisions = self._settle(launch_id, now_ns, failed=True)
         self._live_profiles = {lane.profile.index for lane in self.lanes if not lane.is_retired}
         return decisions + self._reroute() + self.tick(now_ns)
@@ -177,7 +168,7 @@ class Scheduler:
         for lane in self.lanes:
             assert len(lane.in_flight) <= lane.depth
             for launch, _ in lane.in_flight:
-                assert self._in_flight[launch.launch_id].lane is lane
+                assert self._in_flight[launch.launch_id] is lane
                 assert launch.rows == sum(part.rows for part in launch.slices)
                 assert launch.rows <= launch.padded_rows
                 limits = lane.profile.rows
@@ -314,7 +305,7 @@ class Scheduler:
         self._advance(now_ns)
         self._expect(lane, choice.predicted_ns, now_ns)
         lane.in_flight.append((launch, now_ns))
-        self._in_flight[launch.launch_id] = _InFlight(lane, launch.bucket)
+        self._in_flight[launch.launch_id] = lane
         lane.counters.launches += 1
         lane.counters.requests += len(slices)
         lane.counters.rows += rows
@@ -349,15 +340,14 @@ class Scheduler:
     def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of."""
         self._advance(now_ns)
-        known = self._in_flight.pop(launch_id)
-        lane = known.lane
+        lane = self._in_flight.pop(launch_id)
         index = next(i for i, (one, _) in enumerate(lane.in_flight) if one.launch_id == launch_id)
         launch, launched_ns = lane.in_flight.pop(index)
         lane.counters.execution_ns += now_ns - launched_ns
         lane.counters.predicted_ns += launch.predicted_ns
         if not failed:
             self._costs.record(
-                lane.profile.index, launch.padded_rows, known.bucket, round(lane.alone_ns)
+                lane.profile.index, launch.padded_rows, launch.bucket, round(lane.alone_ns)
             )
         lane.alone_ns = 0.0
         self._backlog.lanes_changed = True

@@ -112,9 +112,7 @@ def _kinds(spec: ModelSpec, runner: Runner) -> Iterator[tuple[int, Batch, Bucket
 
 def _some_rows(profile: Profile) -> tuple[int, ...]:
     """Choose numbers of rows for a lane that may execute any: powers of two, and the ends."""
-    rows = profile.rows
-    powers = {1 << bit for bit in range(rows.max.bit_length()) if rows.min <= 1 << bit}
-    return tuple(sorted(powers | {rows.min, rows.opt, rows.max}))
+    return tuple(sorted(profile.rows.powers_of_two | {profile.rows.opt}))
 
 
 def _bucket(spec: ModelSpec, profile: Profile, corner: Corner) -> Bucket:

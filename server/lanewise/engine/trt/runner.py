@@ -57,8 +57,7 @@ def warm_row_counts(rows: RowRange) -> tuple[int, ...]:
     Every number costs compilation once, 0.8 to 1.6 s with TensorRT for RTX on an H200; every
     number left out costs padding, at most half of a launch.
     """
-    powers = {1 << bit for bit in range(rows.max.bit_length()) if rows.min <= 1 << bit <= rows.max}
-    return tuple(sorted(powers | {rows.min, rows.opt, rows.max}))
+    return tuple(sorted(rows.powers_of_two | {rows.opt}))
 
 
 class TrtRunner:

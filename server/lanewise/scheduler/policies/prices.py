@@ -43,7 +43,7 @@ class LanePrices:
         self.lane = lane
         self.copies = 1
         self.max_rows = profile.rows.max
-        self.counts = lane.row_counts or _powers(profile.rows.min, profile.rows.max)
+        self.counts = lane.row_counts or tuple(sorted(profile.rows.powers_of_two))
         typical, safe = {}, {}
         self.typical_ns = [0]
         self.safe_ns = [0]
@@ -135,9 +135,3 @@ def _plan(lanes: Iterable[LanePrices]) -> list[int]:
     for rows in range(1, HORIZON * options[-1][0] + 1):
         plan.append(min(cost + plan[max(0, rows - count)] for count, cost in options))
     return plan
-
-
-def _powers(least: int, most: int) -> tuple[int, ...]:
-    """Powers of two from `least` to `most`, and both of them."""
-    powers = {1 << bit for bit in range(most.bit_length()) if least <= 1 << bit <= most}
-    return tuple(sorted(powers | {least, most}))
