@@ -24,8 +24,9 @@ from lanewise.http import HttpEndpoint, readiness_of
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
 from lanewise.models import ModelSpec, Profile
+from lanewise.rpc.aio_server import aio_server
 from lanewise.rpc.health import HealthService
-from lanewise.rpc.server import build_server
+from lanewise.rpc.services import build_services
 from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.scheduler.cost_folder import CostFolder
 from lanewise.scheduler.costs import CostTable
@@ -97,12 +98,13 @@ class App:
             lambda: True,
             lambda: readiness_of(self.registry),
         )
-        server, health = build_server(
+        services = build_services(
             self.registry,
             self._clock,
             max_message_bytes=self.settings.max_message_mb << 20,
             observer=metrics,
         )
+        server, health = aio_server(services.methods), services.health
         self._bind(server)
         http.start()
         self.metrics_port = http.port

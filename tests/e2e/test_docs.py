@@ -18,7 +18,7 @@ from helpers.serving import DIGITS, REPOSITORY, server_process
 from lanewise.__main__ import cli
 from lanewise.engine.repository import find_models
 from lanewise.model_settings import read_model_settings
-from lanewise.rpc.server import INFERENCE_SERVICE
+from lanewise.rpc.services import INFERENCE_SERVICE
 from lanewise_client import Client, ServingError
 
 README = REPOSITORY / "README.md"

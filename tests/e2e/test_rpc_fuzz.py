@@ -12,7 +12,7 @@ from helpers.rpc import EchoLanes, in_event_loop, infer_request, registry_of, se
 from helpers.serving import SIMULATED, address_of, running_app
 from lanewise.rpc.health import HEALTH_SERVICE
 from lanewise.rpc.reflection import REFLECTION_SERVICE
-from lanewise.rpc.server import INFERENCE_SERVICE, LANE_SERVICE
+from lanewise.rpc.services import INFERENCE_SERVICE, LANE_SERVICE
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
 

@@ -21,8 +21,7 @@ from helpers.rpc import (
     spec_of,
 )
 from lanewise import __version__, errors
-from lanewise.clock import SystemClock
-from lanewise.rpc.server import build_server
+from lanewise.rpc.aio_server import aio_server
 from lanewise.scheduler.registry import ModelState, ServedModel
 from lanewise.tensors import DYNAMIC, DType
 from lanewise_client.protos import inference_pb2 as pb
@@ -654,9 +653,7 @@ async def test_a_route_for_inputs_that_make_no_sense_is_refused():
 @in_event_loop
 async def test_a_port_that_is_taken_is_an_error():
     async with serving(registry_of(EchoLanes())) as server:
-        second, _ = build_server(
-            server.registry, SystemClock(), max_message_bytes=MAX_MESSAGE_BYTES
-        )
+        second = aio_server([])
 
         with pytest.raises(RuntimeError, match="Failed to bind"):
             second.add_insecure_port(server.address)

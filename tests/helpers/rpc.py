@@ -15,9 +15,10 @@ import numpy as np
 from lanewise.clock import NS_PER_MS, Clock, SystemClock, Timer
 from lanewise.errors import UnknownTensor
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.rpc.aio_server import aio_server
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.observer import RequestObserver
-from lanewise.rpc.server import build_server
+from lanewise.rpc.services import build_services
 from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.scheduler.cost_report import CostReport, LaunchCost, PairCost
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
@@ -232,12 +233,13 @@ async def serving(
     observer: RequestObserver | None = None,
 ) -> AsyncIterator[Serving]:
     """A server on a free port of this machine, stopped at the end."""
-    server, health = build_server(
+    services = build_services(
         registry,
         clock or SystemClock(),
         max_message_bytes=MAX_MESSAGE_BYTES,
         observer=observer,
     )
+    server, health = aio_server(services.methods), services.health
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await health.publish(registry)
     await server.start()

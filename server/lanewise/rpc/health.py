@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from grpc_health.v1 import health_pb2
 
 from lanewise.errors import ModelNotFound
-from lanewise.rpc.handlers import Context, Method, write
+from lanewise.rpc.methods import Call, Servicer, write
 from lanewise.scheduler.registry import ModelRegistry
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
@@ -35,8 +35,8 @@ class HealthService:
         self._closed = False
         self._changed = asyncio.Condition()
 
-    def methods(self) -> Mapping[str, Method]:
-        """Map the calls of the service to what answers them."""
+    def methods(self) -> Mapping[str, Servicer]:
+        """Map the methods of the service to what answers them."""
         return {"Check": self._check, "Watch": self._watch}
 
     async def publish(self, registry: ModelRegistry) -> None:
@@ -59,7 +59,7 @@ class HealthService:
             self._changed.notify_all()
 
     async def _check(
-        self, request: health_pb2.HealthCheckRequest, context: Context
+        self, request: health_pb2.HealthCheckRequest, call: Call
     ) -> health_pb2.HealthCheckResponse:
         if request.service not in self._statuses:
             raise ModelNotFound(
@@ -68,7 +68,7 @@ class HealthService:
             )
         return health_pb2.HealthCheckResponse(status=self._statuses[request.service])
 
-    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+    async def _watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> None:
         told: int | None = None
 
         def has_news() -> bool:
@@ -77,7 +77,7 @@ class HealthService:
         while not self._closed:
             told = self._status_of(request.service)
             # Outside the lock: a watcher that does not read must not hold up the others.
-            await write(context, health_pb2.HealthCheckResponse(status=told))
+            await write(call, health_pb2.HealthCheckResponse(status=told))
             async with self._changed:
                 await self._changed.wait_for(has_news)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import InvalidRequest
 from lanewise.models import Profile
-from lanewise.rpc.handlers import Context, Method
+from lanewise.rpc.methods import Call, Servicer
 from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.scheduler.cost_report import LaunchCost, PairCost
 from lanewise.scheduler.registry import ModelRegistry
@@ -28,17 +28,15 @@ class LaneService:
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
 
-    def methods(self) -> Mapping[str, Method]:
-        """Map the calls this service offers to what answers them."""
+    def methods(self) -> Mapping[str, Servicer]:
+        """Map the methods this service offers to what answers them."""
         return {
             "ListLanes": self._list_lanes,
             "ExplainRoute": self._explain_route,
             "ListCosts": self._list_costs,
         }
 
-    async def _list_lanes(
-        self, request: pb.ListLanesRequest, context: Context
-    ) -> pb.ListLanesResponse:
+    async def _list_lanes(self, request: pb.ListLanesRequest, call: Call) -> pb.ListLanesResponse:
         model = self._registry.resolve(request.name, request.version)
         lanes = model.require_lanes()
         return pb.ListLanesResponse(
@@ -51,14 +49,12 @@ class LaneService:
         )
 
     async def _explain_route(
-        self, request: pb.ExplainRouteRequest, context: Context
+        self, request: pb.ExplainRouteRequest, call: Call
     ) -> pb.ExplainRouteResponse:
         lanes = self._registry.resolve(request.name, request.version).require_lanes()
         return _route(lanes.explain(_shapes(request), request.profile or None))
 
-    async def _list_costs(
-        self, request: pb.ListCostsRequest, context: Context
-    ) -> pb.ListCostsResponse:
+    async def _list_costs(self, request: pb.ListCostsRequest, call: Call) -> pb.ListCostsResponse:
         model = self._registry.resolve(request.name, request.version)
         report = model.require_lanes().cost_report()
         return pb.ListCostsResponse(

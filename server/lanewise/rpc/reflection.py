@@ -10,7 +10,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection_aio
 
-from lanewise.rpc.handlers import Context, Method, write
+from lanewise.rpc.methods import Call, Servicer, write
 
 REFLECTION_SERVICE = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
@@ -25,13 +25,13 @@ class ReflectionService:
             pool=_pool_of(service.file for service in offered),
         )
 
-    def methods(self) -> Mapping[str, Method]:
-        """Map the calls of the service to what answers them."""
+    def methods(self) -> Mapping[str, Servicer]:
+        """Map the methods of the service to what answers them."""
         return {"ServerReflectionInfo": self._info}
 
-    async def _info(self, requests: AsyncIterator[Any], context: Context) -> None:
-        async for response in self._servicer.ServerReflectionInfo(requests, context):
-            await write(context, response)
+    async def _info(self, requests: AsyncIterator[Any], call: Call) -> None:
+        async for response in self._servicer.ServerReflectionInfo(requests, call):
+            await write(call, response)
 
 
 def _pool_of(files: Iterable[FileDescriptor]) -> DescriptorPool:

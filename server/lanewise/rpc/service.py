@@ -10,8 +10,8 @@ import structlog
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock
 from lanewise.rpc.codec import decode_inputs, encode_response, profile_names, select_outputs
-from lanewise.rpc.handlers import Context, Method, write
 from lanewise.rpc.metadata import describe_model
+from lanewise.rpc.methods import Call, Servicer, write
 from lanewise.rpc.observer import Observation, RequestObserver
 from lanewise.rpc.parameters import FINAL_RESPONSE, read_options, wants_final_mark
 from lanewise.rpc.status import REASON, settle
@@ -40,8 +40,8 @@ class InferenceService:
         self._clock = clock
         self._observer = observer
 
-    def methods(self) -> Mapping[str, Method]:
-        """Map the calls this service offers to what answers them."""
+    def methods(self) -> Mapping[str, Servicer]:
+        """Map the methods this service offers to what answers them."""
         return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -53,34 +53,32 @@ class InferenceService:
             "RepositoryIndex": self._repository_index,
         }
 
-    async def _server_live(self, request: object, context: Context) -> pb.ServerLiveResponse:
+    async def _server_live(self, request: object, call: Call) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, request: object, context: Context) -> pb.ServerReadyResponse:
+    async def _server_ready(self, request: object, call: Call) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._registry.is_ready)
 
     async def _model_ready(
-        self, request: pb.ModelReadyRequest, context: Context
+        self, request: pb.ModelReadyRequest, call: Call
     ) -> pb.ModelReadyResponse:
         model = self._registry.resolve(request.name, request.version)
         return pb.ModelReadyResponse(ready=model.is_ready)
 
-    async def _server_metadata(
-        self, request: object, context: Context
-    ) -> pb.ServerMetadataResponse:
+    async def _server_metadata(self, request: object, call: Call) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(
             name=SERVER_NAME, version=__version__, extensions=EXTENSIONS
         )
 
     async def _model_metadata(
-        self, request: pb.ModelMetadataRequest, context: Context
+        self, request: pb.ModelMetadataRequest, call: Call
     ) -> pb.ModelMetadataResponse:
         model = self._registry.resolve(request.name, request.version)
         versions = [model.version for model in self._registry.versions(model.name)]
         return describe_model(model.require_lanes().spec, versions)
 
     async def _repository_index(
-        self, request: pb.RepositoryIndexRequest, context: Context
+        self, request: pb.RepositoryIndexRequest, call: Call
     ) -> pb.RepositoryIndexResponse:
         index = pb.RepositoryIndexResponse()
         for model in self._registry:
@@ -95,18 +93,18 @@ class InferenceService:
         return index
 
     async def _model_infer(
-        self, request: pb.ModelInferRequest, context: Context
+        self, request: pb.ModelInferRequest, call: Call
     ) -> pb.ModelInferResponse:
         with Observation(self._observer, self._clock) as observation:
-            return await self._infer(request, context.time_remaining(), observation)
+            return await self._infer(request, call.time_remaining(), observation)
 
     async def _model_stream_infer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+        self, requests: AsyncIterator[pb.ModelInferRequest], call: Call
     ) -> None:
         async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-            return await self._answer(request, context.time_remaining())
+            return await self._answer(request, call.time_remaining())
 
-        await answer_in_order(requests, answer, partial(write, context))
+        await answer_in_order(requests, answer, partial(write, call))
 
     async def _answer(
         self, request: pb.ModelInferRequest, remaining_s: float | None

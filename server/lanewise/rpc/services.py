@@ -1,14 +1,13 @@
-"""The gRPC server with all its services; the ports are added by the caller."""
+"""Every service of this server, and the methods they come to."""
 
 from __future__ import annotations
 
-import grpc
-import grpc.aio
+from dataclasses import dataclass
 
 from lanewise.clock import Clock
-from lanewise.rpc.handlers import server_options, service_handler
 from lanewise.rpc.health import HEALTH_SERVICE, HealthService
 from lanewise.rpc.lane_service import LaneService
+from lanewise.rpc.methods import RpcMethod, methods_of
 from lanewise.rpc.observer import IgnoreRequests, RequestObserver
 from lanewise.rpc.reflection import REFLECTION_SERVICE, ReflectionService
 from lanewise.rpc.service import InferenceService
@@ -19,30 +18,38 @@ INFERENCE_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceServ
 LANE_SERVICE = lanes_pb2.DESCRIPTOR.services_by_name["LaneService"]
 
 
-def build_server(
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a transport carries.
+
+    Attributes:
+        methods: of all services.
+        health: its `publish` must be called whenever a state in the registry has changed,
+            and its `close` before the transport is stopped.
+    """
+
+    methods: tuple[RpcMethod, ...]
+    health: HealthService
+
+
+def build_services(
     registry: ModelRegistry,
     clock: Clock,
     *,
     max_message_bytes: int,
     observer: RequestObserver | None = None,
-) -> tuple[grpc.aio.Server, HealthService]:
-    """Build a server for the models of `registry`; must be called on its event loop.
+) -> Services:
+    """Build the services for the models of `registry`; used on one event loop.
 
     Args:
         registry: read at every request, changed by the caller alone.
         clock: measures latencies and deadlines; the same one the lanes use.
         max_message_bytes: the largest request accepted; responses are not limited.
         observer: is told of every inference request.
-
-    Returns:
-        The server, not started, without ports; and its health service, whose `publish`
-        must be called whenever a state in the registry has changed, and whose `close`
-        before the server is stopped.
     """
     services = (INFERENCE_SERVICE, LANE_SERVICE)
     health = HealthService(service.full_name for service in services)
-    methods = {
-        # gRPC asks the handlers in this order, so the one with the traffic comes first.
+    servicers = {
         INFERENCE_SERVICE: InferenceService(
             registry, clock, observer or IgnoreRequests()
         ).methods(),
@@ -50,11 +57,9 @@ def build_server(
         HEALTH_SERVICE: health.methods(),
         REFLECTION_SERVICE: ReflectionService((*services, HEALTH_SERVICE)).methods(),
     }
-    server = grpc.aio.server(
-        handlers=[
-            service_handler(service, offered, max_message_bytes)
-            for service, offered in methods.items()
-        ],
-        options=server_options(),
+    methods = (
+        method
+        for service, offered in servicers.items()
+        for method in methods_of(service, offered, max_message_bytes)
     )
-    return server, health
+    return Services(tuple(methods), health)

@@ -1,0 +1,199 @@
+"""What a call means: bytes in, bytes or a status out, whatever carries them.
+
+Methods are built from service descriptors. The fence around each of them is the one place
+where whatever goes wrong becomes a status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from lanewise.errors import InvalidRequest, MessageTooLarge, Unsupported
+from lanewise.rpc.status import Status, settle
+
+
+class Call(Protocol):
+    """What a transport tells of one call, and where its streamed responses go.
+
+    A transport cancels the task that answers a call when its caller has gone.
+    """
+
+    def time_remaining(self) -> float | None:
+        """Get the seconds until the caller's deadline; None if it has none."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send one message of a streamed response; waits while the caller does not read.
+
+        Raises:
+            CancelledError: nobody reads it any more.
+        """
+        ...
+
+
+Servicer = Callable[[Any, Call], Awaitable[Any]]
+"""Answers a call, given its request, or an iterator over its requests.
+
+Returns the response; if responses are streamed, passes them to `write` instead.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """A method with one request and one response.
+
+    Attributes:
+        path: as it is called, "/package.Service/Name".
+        answer: takes the serialized request; gets the serialized response, or the status
+            that ends the call instead. Raises CancelledError alone.
+    """
+
+    path: str
+    answer: Callable[[bytes, Call], Awaitable[bytes | Status]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMethod:
+    """A method that streams its responses; its requests come as a stream, even a lone one.
+
+    Attributes:
+        path: as it is called, "/package.Service/Name".
+        answer: takes the serialized requests and writes the responses to the call; gets the
+            status that ends the call, None for success. Raises CancelledError alone.
+    """
+
+    path: str
+    answer: Callable[[AsyncIterator[bytes], Call], Awaitable[Status | None]]
+
+
+RpcMethod = UnaryMethod | StreamMethod
+
+
+def methods_of(
+    service: ServiceDescriptor, servicers: Mapping[str, Servicer], max_message_bytes: int
+) -> Iterator[RpcMethod]:
+    """Build every method of a service; those without a servicer answer UNIMPLEMENTED.
+
+    Args:
+        service: its methods are called under its full name.
+        servicers: by the name of the method.
+        max_message_bytes: the largest request accepted.
+
+    Raises:
+        ValueError: `servicers` names a method the service does not have.
+    """
+    unknown = servicers.keys() - service.methods_by_name.keys()
+    if unknown:
+        raise ValueError(f"service {service.full_name} has no methods {sorted(unknown)}")
+    for name, descriptor in service.methods_by_name.items():
+        servicer = servicers.get(name) or _not_offered(service, name, sorted(servicers))
+        yield _method(descriptor, servicer, max_message_bytes)
+
+
+async def write(call: Call, response: Message) -> None:
+    """Send one response of a stream, see `Call.write`."""
+    await call.write(response.SerializeToString())
+
+
+def _method(descriptor: MethodDescriptor, servicer: Servicer, max_message_bytes: int) -> RpcMethod:
+    path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    read = _reader(GetMessageClass(descriptor.input_type), max_message_bytes)
+    match descriptor.client_streaming, descriptor.server_streaming:
+        case False, False:
+            return UnaryMethod(path, _unary(descriptor.name, read, servicer))
+        case False, True:
+            return StreamMethod(path, _stream(descriptor.name, _lone(read), servicer))
+        case True, True:
+            return StreamMethod(path, _stream(descriptor.name, _each(read), servicer))
+    raise ValueError(f"{descriptor.full_name}: requests are streamed and the response is not")
+
+
+def _unary(
+    name: str, read: Callable[[bytes], Message], servicer: Servicer
+) -> Callable[[bytes, Call], Awaitable[bytes | Status]]:
+    async def answer(data: bytes, call: Call) -> bytes | Status:
+        request = None
+        try:
+            request = read(data)
+            response: Message = await servicer(request, call)
+            return response.SerializeToString()
+        except Exception as error:
+            model = getattr(request, "model_name", "") or getattr(request, "name", "")
+            return settle(error, rpc=name, model=model)
+
+    return answer
+
+
+def _stream(
+    name: str, accept: Callable[[AsyncIterator[bytes]], Awaitable[Any]], servicer: Servicer
+) -> Callable[[AsyncIterator[bytes], Call], Awaitable[Status | None]]:
+    async def answer(requests: AsyncIterator[bytes], call: Call) -> Status | None:
+        try:
+            await servicer(await accept(requests), call)
+        except Exception as error:
+            return settle(error, rpc=name)
+        return None
+
+    return answer
+
+
+def _reader(message_class: type[Message], max_bytes: int) -> Callable[[bytes], Message]:
+    parse = message_class.FromString
+    name = message_class.DESCRIPTOR.full_name
+
+    def read(data: bytes) -> Message:
+        if len(data) > max_bytes:
+            raise MessageTooLarge(
+                f"message of {len(data)} bytes, but the limit is {max_bytes}; send fewer "
+                "rows in a request or raise the server's --max-message-mb"
+            )
+        try:
+            return parse(data)
+        except DecodeError as error:
+            raise InvalidRequest(
+                f"the {len(data)} bytes received are not an encoded {name}"
+            ) from error
+
+    return read
+
+
+def _lone(
+    read: Callable[[bytes], Message],
+) -> Callable[[AsyncIterator[bytes]], Awaitable[Message]]:
+    async def accept(requests: AsyncIterator[bytes]) -> Message:
+        data = await anext(requests, None)
+        if data is None:
+            raise InvalidRequest("the call ended without a request; send one")
+        return read(data)
+
+    return accept
+
+
+def _each(
+    read: Callable[[bytes], Message],
+) -> Callable[[AsyncIterator[bytes]], Awaitable[AsyncIterator[Message]]]:
+    async def messages(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for data in requests:
+            yield read(data)
+
+    async def accept(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        return messages(requests)
+
+    return accept
+
+
+def _not_offered(service: ServiceDescriptor, name: str, offered: list[str]) -> Servicer:
+    text = (
+        f"{service.full_name} does not offer {name} on this server; it offers {', '.join(offered)}"
+    )
+
+    async def refuse(request: object, call: Call) -> Message:
+        raise Unsupported(text)
+
+    return refuse

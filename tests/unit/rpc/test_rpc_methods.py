@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+from lanewise.rpc.aio_server import server_options
+from lanewise.rpc.methods import methods_of
+from lanewise.rpc.services import LANE_SERVICE
+
+
+async def answer(request, call):
+    raise NotImplementedError
+
+
+def test_a_method_the_service_does_not_have_is_refused_at_start():
+    with pytest.raises(ValueError, match=r"LaneService has no methods \['ListLane'\]"):
+        list(methods_of(LANE_SERVICE, {"ListLane": answer}, 1024))
+
+
+def test_the_core_lets_through_what_is_refused_with_a_better_text():
+    assert dict(server_options())["grpc.max_receive_message_length"] == 2**31 - 1
