@@ -146,7 +146,7 @@ def test_a_server_that_loses_a_lane_says_so_and_serves_what_it_can():
             AsyncClient(address_of(app), timeout_s=30) as client,
         ):
             lanes = app.registry.resolve("encoder").require_lanes()
-            lanes._runners[0].close()  # a closed runner is out of service
+            lanes._launcher.runners[0].close()  # a closed runner is out of service
             tokens = np.zeros((1, 8), np.int32)
             first = await client.infer("encoder", {"token_ids": tokens}, profile="dynamic-32")
             assert first.profile == "dynamic-32"
@@ -173,7 +173,7 @@ def test_a_server_that_has_lost_every_lane_of_a_model_stops_for_its_supervisor()
             AsyncClient(address_of(app), timeout_s=30) as client,
         ):
             lanes = app.registry.resolve("encoder").require_lanes()
-            for runner in lanes._runners:
+            for runner in lanes._launcher.runners:
                 runner.close()
             shapes = {p.name: p.ranges["token_ids"].opt for p in lanes.spec.profiles}
             for name, shape in shapes.items():

@@ -38,7 +38,7 @@ def test_a_lost_device_fails_the_request_with_the_reason_and_ends_the_server():
             watch = HealthStub(channel).Watch(HealthCheckRequest(service="encoder"))
             assert await next_status(watch) == HealthCheckResponse.SERVING
             lanes = app.registry.resolve("encoder").require_lanes()
-            for runner in lanes._runners:
+            for runner in lanes._launcher.runners:
                 runner.run = lose_device
             tokens = np.zeros(lanes.spec.profiles[0].ranges["token_ids"].opt, np.int32)
 

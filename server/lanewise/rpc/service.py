@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
-import structlog
-
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock
 from lanewise.rpc.codec import decode_inputs, encode_response, profile_names, select_outputs
@@ -28,8 +26,6 @@ _TRITON_STATES = {
     ModelState.FAILED: "UNAVAILABLE",
     ModelState.DRAINING: "UNLOADING",
 }
-
-_log = structlog.get_logger("lanewise.rpc")
 
 
 class InferenceService:
@@ -147,7 +143,6 @@ class InferenceService:
         )
         response = encode_response(request.id, lanes.spec, selection, result)
         observation.profile = profile_names(result)
-        _log.debug("served", model=model.name, version=model.version, profile=observation.profile)
         return response
 
 

@@ -81,20 +81,26 @@ class Scheduler:
     def arrive(self, request: QueuedRequest, now_ns: int) -> list[Decision]:
         """Admit or reject a request, and launch what need not wait."""
         decisions = self._expire(now_ns)
+        refusal = self.admit(request, now_ns)
+        return [*decisions, refusal] if refusal else decisions + self._choose(now_ns)
+
+    def admit(self, request: QueuedRequest, now_ns: int) -> Reject | Expire | None:
+        """Take in a request, to be launched by the next `tick`, or get why it is refused.
+
+        Of requests that come together each is admitted, and then they are launched together.
+        """
         if error := self._refuse(request):
-            decisions.append(Reject(request.request_id, error))
-            return decisions
+            return Reject(request.request_id, error)
         waiting = self._make_waiting(request, now_ns)
         needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
         if request.deadline_ns is not None:
             is_late = now_ns + needed_ns >= request.deadline_ns
             if request.deadline_ns <= now_ns or (is_late and not self._may_try(now_ns)):
-                decisions.append(Expire(request.request_id, needed_ns))
-                return decisions
+                return Expire(request.request_id, needed_ns)
             self._remember_deadline(request.deadline_ns, request.request_id)
         self._requests[request.request_id] = waiting
         self._enqueue(waiting)
-        return decisions + self._choose(now_ns)
+        return None
 
     def cancel(self, request_id: RequestId, now_ns: int) -> list[Decision]:
         """End a request, if it has not ended; rows in flight run on and are not delivered."""

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
-from lanewise.engine.polling import OVERTIME_NS, POLL_NS, Poller
-from lanewise.engine.runner import Batch, LoadedModel, find_misfit
+from lanewise.engine.runner import LoadedModel, find_misfit
 from lanewise.engine.self_check import require_agreement, require_padding
 from lanewise.engine.strings import decode_strings
-from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import (
     Draining,
     ExecutionFailed,
@@ -37,10 +35,10 @@ from lanewise.scheduler.decisions import (
     LaneId,
     Launch,
     Reject,
-    Slice,
 )
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.launching import Inputs, Launcher
 from lanewise.scheduler.log_lines import (
     Refusal,
     describe_expiry,
@@ -56,7 +54,7 @@ from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, Queued
 from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
 from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
-from lanewise.tensors import Array, Shape
+from lanewise.tensors import Shape
 
 _log = structlog.get_logger(__name__)
 
@@ -73,14 +71,19 @@ class _Urgency:
     priority: int
 
 
+WhenEnded = Callable[[InferResult | None, BaseException | None], None]
+"""Told of the end of a request: its result, or the error in its place. Must not raise."""
+
+
 @dataclass(slots=True, eq=False)
 class _Request:
-    """A request whose end its caller awaits. The dispatcher only reads `inputs`."""
+    """A request that has not ended. The dispatcher only reads `inputs`."""
 
-    inputs: Mapping[str, Array]
+    inputs: Inputs
     queued: QueuedRequest
-    done: asyncio.Future[None]
+    when_ended: WhenEnded
     arrived_ns: int
+    was_cold: bool
     is_admitted: bool = False
     parts: list[Part] = field(default_factory=list)
     error: BaseException | None = None
@@ -89,10 +92,9 @@ class _Request:
 class Dispatcher:
     """Serves one version of a model: its lanes, their threads and their scheduler.
 
-    Used on one event loop. `warm_up` first, then `submit` as often as wanted, at the end
-    `drain` and `close`. Owns the runners of `loaded` and closes them. Each runner is
-    called from threads of its own, so that a blocking call holds up nothing else; but short
-    launches are started and polled on the event loop, by runners that can.
+    Used on one event loop. `warm_up` first, then `submit` or `begin` as often as wanted, at the
+    end `drain` and `close`. Owns the runners of `loaded` and closes them. Requests that come in
+    the same turn of the loop are launched together at its end.
 
     Args:
         policy: a name in POLICIES, or what makes one from the cost table that is kept.
@@ -123,13 +125,8 @@ class Dispatcher:
         self._clock = clock
         self._when_lane_lost = when_lane_lost
         self.when_arrived: Callable[[ArrivedRequest], None] | None = None
-        self._runners = loaded.runners
         self._is_compiled = loaded.is_compiled
-        self._threads = tuple(
-            RunnerThreads(runner.depth, f"{loaded.spec.name}-{runner.profile.name}")
-            for runner in loaded.runners
-        )
-        self._poller = Poller(clock)
+        self._launcher = Launcher(loaded.spec, loaded.runners, clock)
         self._scheduler = Scheduler(
             loaded.spec,
             lanes_of(loaded),
@@ -144,10 +141,10 @@ class Dispatcher:
             loaded.spec, loaded.runners, clock, when_lane_lost, max_waiting=max_queue_requests
         )
         self._requests: dict[RequestId, _Request] = {}
-        self._in_flight = 0
-        self._nothing_in_flight = asyncio.Event()
-        self._nothing_in_flight.set()
+        self._cold_requests: set[asyncio.Task[None]] = set()
+        self._nothing_open = asyncio.Event()
         self._last_id = 0
+        self._is_tick_due = False
         self._timer: Timer | None = None
         self._timer_ns: int | None = None
 
@@ -165,7 +162,7 @@ class Dispatcher:
     @property
     def open_requests(self) -> int:
         """Requests that have not ended, waiting or in flight."""
-        return len(self._requests)
+        return len(self._requests) + len(self._cold_requests)
 
     async def warm_up(self) -> None:
         """Warm up every runner, one after the other, and measure what their launches cost.
@@ -176,35 +173,72 @@ class Dispatcher:
         Raises:
             ExecutionFailed: a runner cannot run its own profile, or two of them disagree.
         """
-        for runner, threads in zip(self._runners, self._threads, strict=True):
-            await threads.call(runner.warm_up)
+        runners, threads = self._launcher.runners, self._launcher.threads
+        for runner, its_threads in zip(runners, threads, strict=True):
+            await its_threads.call(runner.warm_up)
         if self._is_compiled:
-            await self._threads[0].call(
-                functools.partial(require_agreement, self.spec, self._runners)
-            )
+            await threads[0].call(functools.partial(require_agreement, self.spec, runners))
         if self.spec.padding is not None:
-            await self._threads[0].call(
-                functools.partial(require_padding, self.spec, self._runners)
-            )
+            await threads[0].call(functools.partial(require_padding, self.spec, runners))
         if not self._is_measured:
-            lanes = [MeasuredLane(*each) for each in zip(self._runners, self._threads, strict=True)]
+            lanes = [MeasuredLane(*each) for each in zip(runners, threads, strict=True)]
             await measure_costs(self.spec, lanes, self.costs, self._clock)
             self._is_measured = True
 
     async def submit(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Inputs,
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
         target_ns: int | None = None,
     ) -> InferResult:
-        """Run one request and get its outputs. Cancelling it frees its place at once.
+        """Run one request and get its outputs; see `begin`.
+
+        Cancelling it frees its place at once.
+        """
+        ended: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
+
+        def end(result: InferResult | None, error: BaseException | None) -> None:
+            if ended.done():  # its caller has gone
+                return
+            if result is None:
+                ended.set_exception(error or AssertionError("neither result nor error"))
+            else:
+                ended.set_result(result)
+
+        cancel = self.begin(
+            inputs,
+            end,
+            deadline_ns=deadline_ns,
+            profile=profile,
+            priority=priority,
+            target_ns=target_ns,
+        )
+        try:
+            return await ended
+        except asyncio.CancelledError:
+            cancel()
+            raise
+
+    def begin(
+        self,
+        inputs: Inputs,
+        when_ended: WhenEnded,
+        *,
+        deadline_ns: int | None = None,
+        profile: str | int | None = None,
+        priority: int = 0,
+        target_ns: int | None = None,
+    ) -> Callable[[], None]:
+        """Begin one request.
 
         Args:
             inputs: every input of the model, dtypes as in its spec. Only read, and not
-                to be changed before the call returns.
+                to be changed as long as the dispatcher or a runner refers to it.
+            when_ended: called once, on the event loop, maybe before this returns; unless it
+                is cancelled.
             deadline_ns: on the clock's time; the request never starts after it.
             profile: name or index of the only profile allowed; None for any.
             priority: 1 for the most important; one that the model does not have, such as
@@ -212,9 +246,13 @@ class Dispatcher:
             target_ns: how long it should take if it has no deadline; None for the model's
                 target.
 
+        Returns:
+            What cancels it, and frees its place at once; without effect when it has ended.
+
         Raises:
-            InvalidRequest, Overloaded, Unavailable, DeadlineExpired, ExecutionFailed: the
-                request got no outputs; see `lanewise.errors`.
+            InvalidRequest, QueueFull: it could never run, or needs a shape to be compiled for
+                and too many do. Other errors are told to `when_ended`: Overloaded,
+                Unavailable, DeadlineExpired, ExecutionFailed; see `lanewise.errors`.
         """
         shapes = {name: array.shape for name, array in inputs.items()}
         route = self._scheduler.router.route(shapes, profile)
@@ -227,10 +265,9 @@ class Dispatcher:
         if self.when_arrived is not None:
             self.when_arrived(self._describe_arrival(shapes, urgency, profile))
         warm = self._cold_shapes.warm_route(route, shapes)
-        if warm is not None:
-            return await self._run(warm, inputs, urgency)
-        warm = await self._cold_shapes.wait(route, shapes, deadline_ns)
-        return replace(await self._run(warm, inputs, urgency), was_cold=True)
+        if warm is None:
+            return self._begin_cold(route, shapes, inputs, urgency, when_ended)
+        return self._begin_warm(warm, inputs, urgency, when_ended)
 
     def _describe_arrival(
         self, shapes: Mapping[str, Shape], urgency: _Urgency, profile: str | int | None
@@ -244,9 +281,45 @@ class Dispatcher:
             profile,
         )
 
-    async def _run(
-        self, route: Route, inputs: Mapping[str, Array], urgency: _Urgency
-    ) -> InferResult:
+    def _begin_cold(
+        self,
+        route: Route,
+        shapes: Mapping[str, Shape],
+        inputs: Inputs,
+        urgency: _Urgency,
+        when_ended: WhenEnded,
+    ) -> Callable[[], None]:
+        """Begin a request as soon as a lane has been prepared for its shapes."""
+        cancel_warm: Callable[[], None] | None = None
+
+        async def wait_and_begin() -> None:
+            nonlocal cancel_warm
+            try:
+                warm = await self._cold_shapes.wait(route, shapes, urgency.deadline_ns)
+                cancel_warm = self._begin_warm(warm, inputs, urgency, when_ended, was_cold=True)
+            except Exception as error:
+                when_ended(None, error)
+
+        task = asyncio.get_running_loop().create_task(wait_and_begin())
+        self._cold_requests.add(task)
+        task.add_done_callback(self._cold_requests.discard)
+
+        def cancel() -> None:
+            task.cancel()
+            if cancel_warm is not None:
+                cancel_warm()
+
+        return cancel
+
+    def _begin_warm(
+        self,
+        route: Route,
+        inputs: Inputs,
+        urgency: _Urgency,
+        when_ended: WhenEnded,
+        *,
+        was_cold: bool = False,
+    ) -> Callable[[], None]:
         for name in self.spec.text_inputs:
             decode_strings(inputs[name], name)  # here, where it fails this request alone
         now_ns = self._clock.now_ns()
@@ -263,16 +336,20 @@ class Dispatcher:
             urgency.priority,
             None if of_any_length is None else (of_any_length, shared),
         )
-        request = _Request(inputs, queued, asyncio.get_running_loop().create_future(), now_ns)
+        request = _Request(inputs, queued, when_ended, now_ns, was_cold)
         self._requests[request_id] = request
-        self._carry_out(self._scheduler.arrive(queued, now_ns))
-        request.is_admitted = True
-        try:
-            await request.done
-        finally:
-            if self._requests.pop(request_id, None) is not None:  # cancelled while it waited
-                self._carry_out(self._scheduler.cancel(request_id, self._clock.now_ns()))
-        return join(request.parts, self.spec)
+        refusal = self._scheduler.admit(queued, now_ns)
+        if refusal is None:
+            request.is_admitted = True
+            self._tick_soon()
+        else:
+            self._carry_out((refusal,))
+        return functools.partial(self._cancel, request_id)
+
+    def _cancel(self, request_id: RequestId) -> None:
+        if self._requests.pop(request_id, None) is not None:
+            self._note_end()
+            self._carry_out(self._scheduler.cancel(request_id, self._clock.now_ns()))
 
     def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
         """Tell where a request of these shapes would run, and why; runs nothing.
@@ -302,7 +379,7 @@ class Dispatcher:
                 memory=runner.memory(),
                 graphs=runner.graph_counts(),
             )
-            for lane, runner in zip(self._scheduler.lanes, self._runners, strict=True)
+            for lane, runner in zip(self._scheduler.lanes, self._launcher.runners, strict=True)
         )
 
     def cost_report(self) -> CostReport:
@@ -328,13 +405,14 @@ class Dispatcher:
         """
         self._cold_shapes.drain()
         self._carry_out(self._scheduler.drain(self._clock.now_ns()))
-        ends = [request.done for request in self._requests.values()]
-        if ends:
-            await asyncio.wait(ends, timeout=grace_ns / NS_PER_S)
+        if self._requests:
+            self._nothing_open.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nothing_open.wait(), grace_ns / NS_PER_S)
         rejected = self._scheduler.abandon()
         self._carry_out(rejected)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._nothing_in_flight.wait(), OVERTIME_S)
+            await asyncio.wait_for(self._launcher.wait_for_all(), OVERTIME_S)
         stuck = list(self._requests)
         for request_id in stuck:
             text = "the server stopped before the request was done; try another replica"
@@ -351,17 +429,10 @@ class Dispatcher:
         """
         if self._timer is not None:
             self._timer.cancel()
-        is_free = not self._in_flight
-        for runner, threads in zip(self._runners, self._threads, strict=True):
-            try:
-                if is_free:
-                    await threads.call(runner.close)
-            except Exception:
-                _log.exception("runner cannot be closed", model=self.spec.name)
-            threads.stop()
+        is_free = await self._launcher.close()
         return await self._cold_shapes.close(OVERTIME_S) and is_free
 
-    def _shared_contents(self, inputs: Mapping[str, Array]) -> Hashable:
+    def _shared_contents(self, inputs: Inputs) -> Hashable:
         """Get what must be equal, besides shapes, for two requests to share a launch."""
         if not self.spec.batching:
             return None
@@ -386,7 +457,10 @@ class Dispatcher:
         # Last of all: a runner's thread cannot begin before this one lets go of the
         # interpreter lock.
         for launch in launches:
-            self._launch(launch)
+            self._launcher.launch(launch, self._inputs_of, self._finish)
+
+    def _inputs_of(self, request_id: RequestId) -> Inputs:
+        return self._requests[request_id].inputs
 
     def _set_timer(self) -> None:
         wakeup_ns = self._scheduler.next_wakeup_ns()
@@ -395,55 +469,21 @@ class Dispatcher:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = wakeup_ns
-        self._timer = None if wakeup_ns is None else self._clock.call_at(wakeup_ns, self._tick)
+        self._timer = None if wakeup_ns is None else self._clock.call_at(wakeup_ns, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = self._timer_ns = None
+        self._tick()
+
+    def _tick_soon(self) -> None:
+        """Have what was admitted in this turn of the loop launched together, after it."""
+        if not self._is_tick_due:
+            self._is_tick_due = True
+            asyncio.get_running_loop().call_soon(self._tick)
 
     def _tick(self) -> None:
-        self._timer = self._timer_ns = None
+        self._is_tick_due = False
         self._carry_out(self._scheduler.tick(self._clock.now_ns()))
-
-    def _launch(self, launch: Launch) -> None:
-        launched_ns = self._clock.now_ns()
-        when_done = functools.partial(self._finish, launch, launched_ns)
-        self._in_flight += 1
-        self._nothing_in_flight.clear()
-        runner, threads = self._runners[launch.lane_id], self._threads[launch.lane_id]
-        is_short = 0 < launch.predicted_ns <= POLL_NS
-        try:
-            batch = self._build(launch)
-            pending = runner.start(batch) if is_short else None
-        except Exception as error:  # such as out of memory: the lane must not stay busy for ever
-            asyncio.get_running_loop().call_soon(when_done, None, error)
-            return
-        if pending is None:
-            threads.submit(when_done, runner.run, batch)
-        else:
-            until_ns = launched_ns + launch.predicted_ns + OVERTIME_NS
-            self._poller.add(pending, until_ns, threads, when_done)
-
-    def _build(self, launch: Launch) -> Batch:
-        pieces: dict[str, list[Array]] = {}
-        for tensor in self.spec.inputs:
-            if tensor.name in self.spec.rowwise:
-                pieces[tensor.name] = [
-                    self._requests[part.request_id].inputs[tensor.name][_rows(part)]
-                    for part in launch.slices
-                ]
-            else:
-                first = self._requests[launch.slices[0].request_id]
-                pieces[tensor.name] = [first.inputs[tensor.name]]
-        return Batch(pieces, launch.rows, launch.padded_rows, self._item_shapes(launch, pieces))
-
-    def _item_shapes(
-        self, launch: Launch, pieces: Mapping[str, list[Array]]
-    ) -> Mapping[str, Shape]:
-        """Get the shapes to execute of inputs whose rows may be shorter."""
-        padding = self.spec.padding
-        if padding is None:
-            return {}
-        return {
-            name: padding.item_shape(name, pieces[name][0].shape[1:], launch.length)
-            for name in padding.inputs
-        }
 
     def _finish(
         self,
@@ -452,9 +492,6 @@ class Dispatcher:
         outputs: Outputs | None,
         error: BaseException | None,
     ) -> None:
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._nothing_in_flight.set()
         now_ns = self._clock.now_ns()
         lane = self._scheduler.lanes[launch.lane_id]
         if is_debugged():
@@ -505,12 +542,21 @@ class Dispatcher:
 
     def _end(self, request_id: RequestId, error: ServingError | None = None) -> None:
         request = self._requests.pop(request_id, None)
-        if request is None or request.done.done():  # its caller has gone
+        if request is None:  # its caller has gone
             return
-        if failure := error or request.error:
-            request.done.set_exception(failure)
-        else:
-            request.done.set_result(None)
+        self._note_end()
+        failure: BaseException | None = error or request.error
+        result = None
+        if failure is None:
+            try:
+                result = join(request.parts, self.spec, was_cold=request.was_cold)
+            except ExecutionFailed as misfit:
+                failure = misfit
+        request.when_ended(result, failure)
+
+    def _note_end(self) -> None:
+        if not self._requests:
+            self._nothing_open.set()
 
     def _refuse(
         self, request_id: RequestId, error: ServingError | None, needed_ns: int = 0
@@ -539,7 +585,3 @@ def lanes_of(loaded: LoadedModel) -> tuple[Lane, ...]:
         Lane(LaneId(i), runner.profile, runner.depth, runner.row_counts)
         for i, runner in enumerate(loaded.runners)
     )
-
-
-def _rows(part: Slice) -> slice:
-    return slice(part.first_row, part.first_row + part.rows)

@@ -57,7 +57,7 @@ def own_error(error: BaseException, spec: ModelSpec, profile: str) -> BaseExcept
     return own
 
 
-def join(parts: list[Part], spec: ModelSpec) -> InferResult:
+def join(parts: list[Part], spec: ModelSpec, *, was_cold: bool = False) -> InferResult:
     """Put the parts of a request together in the order of its rows.
 
     Raises:
@@ -66,7 +66,7 @@ def join(parts: list[Part], spec: ModelSpec) -> InferResult:
     parts.sort(key=lambda part: part.first_row)
     reports = tuple(part.report for part in parts)
     if len(parts) == 1:
-        return InferResult(parts[0].outputs, reports)
+        return InferResult(parts[0].outputs, reports, was_cold)
     outputs: Outputs = {}
     for name in parts[0].outputs:
         pieces = [part.outputs[name] for part in parts]
@@ -76,4 +76,4 @@ def join(parts: list[Part], spec: ModelSpec) -> InferResult:
                 f"outputs '{name}' differ in shape and cannot be joined; send fewer rows"
             )
         outputs[name] = np.concatenate(pieces)
-    return InferResult(outputs, reports)
+    return InferResult(outputs, reports, was_cold)

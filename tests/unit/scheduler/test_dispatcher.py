@@ -52,7 +52,7 @@ async def dispatching(spec, *, max_queue_requests: int = 100, costs: CostTable |
         await dispatcher.drain(LONG_NS)
         await dispatcher.close()
     assert not dispatcher._requests
-    assert not dispatcher._in_flight
+    assert not dispatcher._launcher._in_flight
     assert dispatcher.waiting_requests == 0
     assert all(runner.is_closed for runner in runners.values())
     assert all(len(runner.threads) == 1 for runner in runners.values()), "a thread of its own each"
@@ -330,10 +330,11 @@ def test_drain_gives_up_a_launch_that_does_not_return():
 def test_a_launch_that_cannot_be_built_fails_its_requests_and_frees_the_lane():
     async def scenario():
         async with dispatching(mission_model()) as (dispatcher, runners):
-            dispatcher._build, build = None, dispatcher._build  # calling it is a TypeError
+            launcher = dispatcher._launcher
+            launcher._build, build = None, launcher._build  # calling it is a TypeError
             with pytest.raises(ExecutionFailed, match="TypeError"):
                 await dispatcher.submit(rows(1), profile="online")
-            dispatcher._build = build
+            launcher._build = build
             runners["online"].release()
             result = await dispatcher.submit(rows(1), profile="online")
             assert list(result.outputs["Y"]) == [1]

@@ -47,7 +47,7 @@ async def dispatching(spec, *, takes_ns=SHORT_NS, depth=1, can_start=True):
         assert await dispatcher.drain(60 * NS_PER_S) == 0
         assert await dispatcher.close()
     assert not dispatcher._requests
-    assert not dispatcher._in_flight
+    assert not dispatcher._launcher._in_flight
     assert dispatcher.waiting_requests == 0
 
 

@@ -1,0 +1,140 @@
+"""Launches on runners: their batches, and the threads or the loop that waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from lanewise.clock import Clock
+from lanewise.engine.polling import OVERTIME_NS, POLL_NS, Poller
+from lanewise.engine.runner import Batch, Runner
+from lanewise.engine.threads import RunnerThreads
+from lanewise.models import ModelSpec
+from lanewise.scheduler.decisions import Launch, Slice
+from lanewise.scheduler.parts import Outputs
+from lanewise.scheduler.request import RequestId
+from lanewise.tensors import Array, Shape
+
+_log = structlog.get_logger(__name__)
+
+Inputs = Mapping[str, Array]
+
+WhenLaunched = Callable[[Launch, int, Outputs | None, BaseException | None], None]
+"""Told of the end of a launch: when it began, its outputs, or the error in their place."""
+
+
+class Launcher:
+    """Runs the launches of one model. Used on one event loop; owns the runners' threads.
+
+    Each runner is called from threads of its own, so that a blocking call holds up nothing
+    else; but short launches are started and polled on the event loop, by runners that can.
+
+    Attributes:
+        runners: by the id of their lane.
+        threads: of each runner.
+    """
+
+    def __init__(self, spec: ModelSpec, runners: Sequence[Runner], clock: Clock) -> None:
+        self.runners = runners
+        self.threads = tuple(
+            RunnerThreads(runner.depth, f"{spec.name}-{runner.profile.name}") for runner in runners
+        )
+        self._spec = spec
+        self._clock = clock
+        self._poller = Poller(clock)
+        self._in_flight = 0
+        self._nothing_in_flight = asyncio.Event()
+        self._nothing_in_flight.set()
+
+    def launch(
+        self, launch: Launch, inputs_of: Callable[[RequestId], Inputs], when_done: WhenLaunched
+    ) -> None:
+        """Start a launch; `when_done` is called once, in a later turn of the loop.
+
+        Args:
+            launch: as the scheduler decided.
+            inputs_of: gets the inputs of a request in it. They are only read, until `when_done`.
+            when_done: given an error of whatever class if the launch failed.
+        """
+        launched_ns = self._clock.now_ns()
+        done = functools.partial(self._finish, launch, launched_ns, when_done)
+        self._in_flight += 1
+        self._nothing_in_flight.clear()
+        runner, threads = self.runners[launch.lane_id], self.threads[launch.lane_id]
+        is_short = 0 < launch.predicted_ns <= POLL_NS
+        try:
+            batch = self._build(launch, inputs_of)
+            pending = runner.start(batch) if is_short else None
+        except Exception as error:  # such as out of memory: the lane must not stay busy for ever
+            asyncio.get_running_loop().call_soon(done, None, error)
+            return
+        if pending is None:
+            threads.submit(done, runner.run, batch)
+        else:
+            until_ns = launched_ns + launch.predicted_ns + OVERTIME_NS
+            self._poller.add(pending, until_ns, threads, done)
+
+    async def wait_for_all(self) -> None:
+        """Return when nothing is in flight."""
+        await self._nothing_in_flight.wait()
+
+    async def close(self) -> bool:
+        """Release the runners and their threads.
+
+        Returns:
+            Whether all is released. False if a launch is still in flight: the threads go on
+            until it returns, and the runners are left to the end of the process.
+        """
+        is_free = not self._in_flight
+        for runner, threads in zip(self.runners, self.threads, strict=True):
+            try:
+                if is_free:
+                    await threads.call(runner.close)
+            except Exception:
+                _log.exception("runner cannot be closed", model=self._spec.name)
+            threads.stop()
+        return is_free
+
+    def _finish(
+        self,
+        launch: Launch,
+        launched_ns: int,
+        when_done: WhenLaunched,
+        outputs: Outputs | None,
+        error: BaseException | None,
+    ) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._nothing_in_flight.set()
+        when_done(launch, launched_ns, outputs, error)
+
+    def _build(self, launch: Launch, inputs_of: Callable[[RequestId], Inputs]) -> Batch:
+        pieces: dict[str, list[Array]] = {}
+        for tensor in self._spec.inputs:
+            if tensor.name in self._spec.rowwise:
+                pieces[tensor.name] = [
+                    inputs_of(part.request_id)[tensor.name][_rows(part)] for part in launch.slices
+                ]
+            else:
+                first = inputs_of(launch.slices[0].request_id)
+                pieces[tensor.name] = [first[tensor.name]]
+        return Batch(pieces, launch.rows, launch.padded_rows, self._item_shapes(launch, pieces))
+
+    def _item_shapes(
+        self, launch: Launch, pieces: Mapping[str, list[Array]]
+    ) -> Mapping[str, Shape]:
+        """Get the shapes to execute of inputs whose rows may be shorter."""
+        padding = self._spec.padding
+        if padding is None:
+            return {}
+        return {
+            name: padding.item_shape(name, pieces[name][0].shape[1:], launch.length)
+            for name in padding.inputs
+        }
+
+
+def _rows(part: Slice) -> slice:
+    return slice(part.first_row, part.first_row + part.rows)
