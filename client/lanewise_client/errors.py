@@ -113,6 +113,10 @@ class DeviceLost(RunnerLost):
     """The server's device is out of service for its process."""
 
 
+class EngineLost(Unavailable):
+    """The process that runs the models ended before the request was done; another takes over."""
+
+
 class ExecutionFailed(ServingError):
     """This batch failed; the server is sound. Trying once more is reasonable."""
 

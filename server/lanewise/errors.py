@@ -91,6 +91,10 @@ class DeviceLost(RunnerLost):
     """The device is out of service for this process, and with it every lane on it."""
 
 
+class EngineLost(Unavailable):
+    """The process that runs the models ended before the request was done; another takes over."""
+
+
 class ExecutionFailed(ServingError):
     """This batch failed; the runner is sound. Trying once more is reasonable."""
 

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import cast
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -27,7 +28,7 @@ from prometheus_client.registry import Collector
 from lanewise import __version__
 from lanewise.clock import NS_PER_S
 from lanewise.runner_status import RunnerMemory
-from lanewise.scheduler.registry import ModelRegistry, ServedModel
+from lanewise.scheduler.registry import LocalLanes, ModelRegistry, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus
 
 _NS_PER_US = 1_000
@@ -246,9 +247,9 @@ class Metrics(Collector):
 
 
 def _snapshot(model: ServedModel) -> _Loaded | None:
-    lanes = model.lanes
-    if lanes is None:
+    if model.lanes is None:
         return None
+    lanes = cast(LocalLanes, model.lanes)  # metrics are collected where the lanes are
     profiles = tuple(profile.name for profile in lanes.spec.profiles)
     return _Loaded((model.name, model.version), profiles, lanes.waiting_requests, lanes.status())
 

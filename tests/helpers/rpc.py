@@ -26,6 +26,7 @@ from lanewise.scheduler.results import (
     CandidateReport,
     InferResult,
     LaneCounters,
+    LanesStatus,
     LaneState,
     LaneStatus,
     LaunchReport,
@@ -131,6 +132,9 @@ class EchoLanes:
         )
         return InferResult(outputs, launches)
 
+    async def get_status(self) -> LanesStatus:
+        return LanesStatus(self.status(), self.waiting_requests)
+
     def status(self) -> tuple[LaneStatus, ...]:
         counters = LaneCounters(
             launches=1,
@@ -156,13 +160,15 @@ class EchoLanes:
             LaneStatus(2, WIDE, LaneState.RETIRED, LaneCounters(), RunnerMemory()),
         )
 
-    def cost_report(self) -> CostReport:
+    async def get_costs(self) -> CostReport:
         return CostReport(
             launches=(LaunchCost(WIDE, rows=8, bucket=2, typical_ns=9, safe_ns=10, samples=11),),
             pairs=(PairCost(WIDE, NARROW, 1.5),),
         )
 
-    def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
+    async def get_route(
+        self, shapes: Mapping[str, Shape], profile: str | int | None = None
+    ) -> RouteReport:
         if shapes.keys() != {"X"}:
             raise UnknownTensor(f"the inputs are {sorted(shapes)}, but the model has 'X'")
         rows = shapes["X"][0]

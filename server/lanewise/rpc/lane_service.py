@@ -39,24 +39,25 @@ class LaneService:
     async def _list_lanes(self, request: pb.ListLanesRequest, call: Call) -> pb.ListLanesResponse:
         model = self._registry.resolve(request.name, request.version)
         lanes = model.require_lanes()
+        status = await lanes.get_status()
         return pb.ListLanesResponse(
             name=model.name,
             version=model.version,
             backend=lanes.spec.backend,
             batching=lanes.spec.batching,
-            lanes=[_lane(status) for status in lanes.status()],
-            waiting_requests=lanes.waiting_requests,
+            lanes=[_lane(lane) for lane in status.lanes],
+            waiting_requests=status.waiting_requests,
         )
 
     async def _explain_route(
         self, request: pb.ExplainRouteRequest, call: Call
     ) -> pb.ExplainRouteResponse:
         lanes = self._registry.resolve(request.name, request.version).require_lanes()
-        return _route(lanes.explain(_shapes(request), request.profile or None))
+        return _route(await lanes.get_route(_shapes(request), request.profile or None))
 
     async def _list_costs(self, request: pb.ListCostsRequest, call: Call) -> pb.ListCostsResponse:
         model = self._registry.resolve(request.name, request.version)
-        report = model.require_lanes().cost_report()
+        report = await model.require_lanes().get_costs()
         return pb.ListCostsResponse(
             name=model.name,
             version=model.version,

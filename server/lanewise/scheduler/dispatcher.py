@@ -51,7 +51,13 @@ from lanewise.scheduler.parts import Outputs, Part, join, own_error, take_rows
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
 from lanewise.scheduler.policy import Policy
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, QueuedRequest, RequestId
-from lanewise.scheduler.results import InferResult, LaneStatus, LaunchReport, RouteReport
+from lanewise.scheduler.results import (
+    InferResult,
+    LanesStatus,
+    LaneStatus,
+    LaunchReport,
+    RouteReport,
+)
 from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
 from lanewise.tensors import Shape
@@ -381,6 +387,20 @@ class Dispatcher:
             )
             for lane, runner in zip(self._scheduler.lanes, self._launcher.runners, strict=True)
         )
+
+    async def get_status(self) -> LanesStatus:
+        """Get every lane as it is now."""
+        return LanesStatus(self.status(), self.waiting_requests)
+
+    async def get_costs(self) -> CostReport:
+        """Get what launches cost, as measured."""
+        return self.cost_report()
+
+    async def get_route(
+        self, shapes: Mapping[str, Shape], profile: str | int | None = None
+    ) -> RouteReport:
+        """Tell where a request of these shapes would run; see `explain`."""
+        return self.explain(shapes, profile)
 
     def cost_report(self) -> CostReport:
         """Get what launches cost, as measured. Called on the event loop."""

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from lanewise.errors import Draining, ModelFailed, ModelLoading, ModelNotFound
 from lanewise.models import ModelSpec
 from lanewise.scheduler.cost_report import CostReport
-from lanewise.scheduler.results import InferResult, LaneStatus, RouteReport
+from lanewise.scheduler.results import InferResult, LanesStatus, LaneStatus, RouteReport
 from lanewise.tensors import Array, Shape
 
 
 class Lanes(Protocol):
-    """What serves one version of a model: its lanes and their scheduler, see `Dispatcher`."""
+    """What serves one version of a model, in this process or in another."""
 
     @property
     def spec(self) -> ModelSpec: ...
-
-    @property
-    def waiting_requests(self) -> int: ...
 
     @property
     def lost_profiles(self) -> tuple[str, ...]: ...
@@ -36,13 +33,33 @@ class Lanes(Protocol):
         target_ns: int | None = None,
     ) -> InferResult: ...
 
-    def status(self) -> tuple[LaneStatus, ...]: ...
+    async def get_status(self) -> LanesStatus: ...
 
-    def cost_report(self) -> CostReport: ...
+    async def get_costs(self) -> CostReport: ...
 
-    def explain(
+    async def get_route(
         self, shapes: Mapping[str, Shape], profile: str | int | None = None
     ) -> RouteReport: ...
+
+
+class LocalLanes(Lanes, Protocol):
+    """Lanes that are in this process: those of a `Dispatcher`."""
+
+    @property
+    def waiting_requests(self) -> int: ...
+
+    def status(self) -> tuple[LaneStatus, ...]: ...
+
+    def begin(
+        self,
+        inputs: Mapping[str, Array],
+        when_ended: Callable[[InferResult | None, BaseException | None], None],
+        *,
+        deadline_ns: int | None = None,
+        profile: str | int | None = None,
+        priority: int = 0,
+        target_ns: int | None = None,
+    ) -> Callable[[], None]: ...
 
 
 class ModelState(enum.Enum):

@@ -97,6 +97,14 @@ class LaneStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LanesStatus:
+    """Every lane of a model as it is now, and how many requests wait for them."""
+
+    lanes: tuple[LaneStatus, ...]
+    waiting_requests: int
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateReport:
     """Whether one profile admits a request, and why or why not, in words."""
 

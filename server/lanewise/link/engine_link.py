@@ -1,0 +1,278 @@
+"""A front end's end of its link: the engine's models, as if their lanes were here."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from lanewise import errors
+from lanewise.errors import EngineLost, ServingError
+from lanewise.link.arena import Arena
+from lanewise.link.connection import Connection, LinkRefused, shake_hands
+from lanewise.link.messages import (
+    Answer,
+    Ask,
+    Cancel,
+    Count,
+    Failure,
+    Free,
+    Infer,
+    Message,
+    Models,
+    ModelSnapshot,
+    Question,
+    Result,
+    Stop,
+    read_report,
+)
+from lanewise.link.tensors import Packed, TensorReader, TensorWriter
+from lanewise.link.threads import on_loop
+from lanewise.models import ModelSpec
+from lanewise.scheduler.cost_report import CostReport
+from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.results import InferResult, LanesStatus, RouteReport
+from lanewise.tensors import Array, Shape
+
+_log = structlog.get_logger(__name__)
+
+RETRY_S = 0.05
+"""How long a front end waits before it tries again to reach an engine that does not listen."""
+
+
+class EngineError(Exception):
+    """Something went wrong in the engine that is nobody's fault but its own; its log has more."""
+
+
+class EngineLink:
+    """Keeps the link to the engine, and the registry up to date. Used on one event loop.
+
+    Args:
+        address: of the engine's Unix socket.
+        registry: filled by this; its models have lanes that ask the engine.
+
+    Attributes:
+        changed: set whenever the registry has changed.
+        must_stop: set when the engine has ended every request and the front end is to go.
+    """
+
+    def __init__(self, address: str, registry: ModelRegistry) -> None:
+        self._address = address
+        self._registry = registry
+        self._session: _Session | None = None
+        self._lost = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.must_stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect to the engine, and again whenever it was lost; returns only if cancelled."""
+        while True:
+            await self._connect()
+            await self._lost.wait()
+            _log.warning("engine lost")
+            self._session = None
+            for model in list(self._registry):
+                model.lanes = None
+                model.state, model.reason = ModelState.LOADING, ""
+            self.changed.set()
+
+    def count(self, request: Count) -> None:
+        """Tell the engine of a request that has ended; does nothing while there is no engine."""
+        if self._session is not None:
+            self._session.connection.send_later(request)
+
+    def close(self) -> None:
+        """Send what there is to send, and end the link."""
+        if self._session is not None:
+            self._session.connection.close()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._lost.clear()
+        while True:
+            connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connected.setblocking(False)
+            try:
+                await loop.sock_connect(connected, self._address)
+                arena = Arena()
+                memory = await asyncio.to_thread(shake_hands, connected, arena)
+                break
+            except (OSError, LinkRefused):
+                connected.close()
+                await asyncio.sleep(RETRY_S)
+        session = _Session(arena, memory, self._learn, self.must_stop.set, self._lost.set)
+        await loop.create_connection(lambda: session.connection, sock=connected)
+        self._session = session
+
+    def _learn(self, session: _Session, news: Models) -> None:
+        for position, snapshot in enumerate(news.models):
+            self._registry.add(_served(session, position, snapshot))
+        if news.is_draining:
+            self._registry.drain()
+        self.changed.set()
+
+
+class _Session:
+    """One connection to an engine, with what is open on it."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        memory: memoryview,
+        when_told: Callable[[_Session, Models], None],
+        when_stopped: Callable[[], None],
+        when_lost: Callable[[], None],
+    ) -> None:
+        self._when_told = when_told
+        self._when_stopped = when_stopped
+        self._when_lost = when_lost
+        self._writer = TensorWriter(arena)
+        self._reader = TensorReader(memory, on_loop(self._free))
+        self._calls = itertools.count()
+        self._open: dict[int, asyncio.Future[Any]] = {}
+        self._is_lost = False
+        self.connection = Connection(self._receive, self._lose)
+
+    async def infer(
+        self,
+        model: int,
+        inputs: list[Array],
+        urgency: tuple[int | None, str | int | None, int, int | None],
+    ) -> Result:
+        """Run a request; see `Infer`."""
+        packed = self._writer.pack(inputs)
+        call = next(self._calls)
+        result: Result = await self._send(call, Infer(call, model, packed, *urgency))
+        return result
+
+    async def ask(self, model: int, question: Question, *arguments: object) -> Any:  # noqa: ANN401
+        """Get the answer to a question; see `Ask`."""
+        call = next(self._calls)
+        return await self._send(call, Ask(call, model, question, arguments))
+
+    def read(self, packed: Packed, spec: ModelSpec) -> dict[str, Array]:
+        """Get the outputs of a result, as views."""
+        arrays = self._reader.read(packed, [tensor.dtype for tensor in spec.outputs])
+        return {t.name: array for t, array in zip(spec.outputs, arrays, strict=True)}
+
+    async def _send(self, call: int, message: Infer | Ask) -> Any:  # noqa: ANN401
+        if self._is_lost:
+            raise _engine_lost()
+        done = asyncio.get_running_loop().create_future()
+        self._open[call] = done
+        self.connection.send(message)
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if self._open.pop(call, None) is not None:
+                self.connection.send(Cancel(call))
+            raise
+
+    def _receive(self, messages: list[Message]) -> None:
+        for message in messages:
+            match message:
+                case Result(call, outputs):
+                    if done := self._pop(call):
+                        done.set_result(message)
+                    else:
+                        self._reader.discard(outputs)
+                case Free(block):
+                    self._writer.free(block)
+                case Failure(call, name, text):
+                    if done := self._pop(call):
+                        done.set_exception(_error(name, text))
+                case Answer(call, value):
+                    if done := self._pop(call):
+                        done.set_result(value)
+                case Models():
+                    self._when_told(self, message)
+                case Stop():
+                    self._when_stopped()
+                case _:
+                    raise AssertionError(f"the engine sent {message}")
+
+    def _pop(self, call: int) -> asyncio.Future[Any] | None:
+        """Get what waits for the end of a call; None if it has gone."""
+        done = self._open.pop(call, None)
+        return None if done is None or done.done() else done
+
+    def _free(self, block: int) -> None:
+        self.connection.send_later(Free(block))
+
+    def _lose(self) -> None:
+        self._is_lost = True
+        for done in self._open.values():
+            if not done.done():
+                done.set_exception(_engine_lost())
+        self._open.clear()
+        self._when_lost()
+
+
+class RemoteLanes:
+    """The lanes of a model in the engine; see `Lanes`."""
+
+    def __init__(
+        self, session: _Session, model: int, spec: ModelSpec, lost_profiles: tuple[str, ...]
+    ) -> None:
+        self._session = session
+        self._model = model
+        self.spec = spec
+        self.lost_profiles = lost_profiles
+
+    async def submit(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_ns: int | None = None,
+        profile: str | int | None = None,
+        priority: int = 0,
+        target_ns: int | None = None,
+    ) -> InferResult:
+        """See `Lanes.submit`."""
+        arrays = [inputs[tensor.name] for tensor in self.spec.inputs]
+        urgency = (deadline_ns, profile, priority, target_ns)
+        result = await self._session.infer(self._model, arrays, urgency)
+        outputs = self._session.read(result.outputs, self.spec)
+        launches = tuple(read_report(launch, self.spec) for launch in result.launches)
+        return InferResult(outputs, launches, result.was_cold)
+
+    async def get_status(self) -> LanesStatus:
+        """See `Lanes.get_status`."""
+        status: LanesStatus = await self._session.ask(self._model, "status")
+        return status
+
+    async def get_costs(self) -> CostReport:
+        """See `Lanes.get_costs`."""
+        costs: CostReport = await self._session.ask(self._model, "costs")
+        return costs
+
+    async def get_route(
+        self, shapes: Mapping[str, Shape], profile: str | int | None = None
+    ) -> RouteReport:
+        """See `Lanes.get_route`."""
+        route: RouteReport = await self._session.ask(self._model, "route", dict(shapes), profile)
+        return route
+
+
+def _served(session: _Session, position: int, snapshot: ModelSnapshot) -> ServedModel:
+    lanes = (
+        None
+        if snapshot.spec is None
+        else RemoteLanes(session, position, snapshot.spec, snapshot.lost_profiles)
+    )
+    return ServedModel(snapshot.name, snapshot.version, snapshot.state, snapshot.reason, lanes)
+
+
+def _error(name: str, text: str) -> Exception:
+    if not name:
+        return EngineError(text)
+    error_class: type[ServingError] = getattr(errors, name)
+    return error_class(text)
+
+
+def _engine_lost() -> EngineLost:
+    return EngineLost("the engine process ended before the request was done; send it again")
