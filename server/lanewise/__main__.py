@@ -22,6 +22,8 @@ POLICIES = (
     "triton-as-coded",
     "tf-serving",
 )
+TRANSPORTS = ("aio", "edge")
+FILE = click.Path(dir_okay=False, path_type=Path)
 PORT = click.IntRange(0, 65535)
 WIDTH_OF_PIPES = 240
 """Columns of a table that goes to a file or a pipe."""
@@ -53,6 +55,14 @@ def cli() -> None:
     type=click.Choice(BACKENDS),
     help="For every model, whatever its model.toml says.",
 )
+@click.option(
+    "--transport",
+    type=click.Choice(TRANSPORTS),
+    default="aio",
+    help="aio: gRPC's own library. edge: Envoy with Python inside; wants lanewise[edge].",
+)
+@click.option("--tls-cert", type=FILE, help="PEM file with the certificate chain, for gRPC.")
+@click.option("--tls-key", type=FILE, help="PEM file with its private key.")
 @click.option(
     "--max-message-mb",
     type=click.IntRange(1, 2047),
@@ -96,27 +106,11 @@ def serve(log_format: str, log_level: str, **settings: object) -> None:
     # What goes wrong in its core reaches us as exceptions; its own lines, which are not in
     # our format, would tell it twice.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    import asyncio
+    from lanewise import serving
 
-    from lanewise.app import App, leave_at_once
-    from lanewise.errors import ConfigError, RunnerLost
-    from lanewise.logs import configure_logging
-
-    configure_logging(format=log_format, level=log_level)  # type: ignore[arg-type]
-
-    async def run() -> None:
-        app = App(config.ServerSettings(**settings))  # type: ignore[arg-type]
-        try:
-            await app.run()
-        except (ConfigError, RunnerLost) as error:
-            if app.must_leave_at_once:
-                click.echo(f"lanewise: {error}", err=True)
-                leave_at_once(1)
-            raise
-        if app.must_leave_at_once:
-            leave_at_once(0)
-
-    asyncio.run(run())
+    server_settings = config.ServerSettings(**settings)  # type: ignore[arg-type]
+    order = serving.Order(server_settings, log_format, log_level)  # type: ignore[arg-type]
+    sys.exit(serving.serve(order))
 
 
 @cli.command()

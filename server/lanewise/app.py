@@ -11,12 +11,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
 
-import grpc.aio
 import structlog
 
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock, SystemClock
-from lanewise.config import ServerSettings, require_free_port
+from lanewise.config import ServerSettings, read_tls_files, require_free_port
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
 from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
@@ -24,9 +23,10 @@ from lanewise.http import HttpEndpoint, readiness_of
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
 from lanewise.models import ModelSpec, Profile
-from lanewise.rpc.aio_server import aio_server
+from lanewise.rpc.aio_server import AioServer
 from lanewise.rpc.health import HealthService
-from lanewise.rpc.services import build_services
+from lanewise.rpc.services import Services, build_services
+from lanewise.rpc.transport import Transport, TransportFactory
 from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.scheduler.cost_folder import CostFolder
 from lanewise.scheduler.costs import CostTable
@@ -34,11 +34,11 @@ from lanewise.scheduler.dispatcher import Dispatcher, lanes_of
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.request import ArrivedRequest
 from lanewise.simulator.trace import TraceWriter
+from lanewise.stop_signals import SignalWatch, watch_on_main_thread
 from lanewise.tensors import format_shape
 
 _log = structlog.get_logger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LAME_DUCK_S = 0.25
 """How long calls are still answered, UNAVAILABLE, once every request has ended: gRPC ends what
 it has received and not yet handed over when a server stops with CANCELLED (seen in 1.85)."""
@@ -53,8 +53,18 @@ class App:
     and serves each as soon as it is loaded.
     """
 
-    def __init__(self, settings: ServerSettings, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        clock: Clock | None = None,
+        *,
+        transport: TransportFactory | None = None,
+        watch_signals: SignalWatch = watch_on_main_thread,
+    ) -> None:
+        """Make a server that is not running; the default transport is grpc.aio."""
         self.settings = settings
+        self._transport = transport or self._aio_transport
+        self._watch_signals = watch_signals
         self.registry = ModelRegistry()
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
@@ -84,11 +94,10 @@ class App:
             ConfigError: there is nothing to serve, or a port is taken.
             RunnerLost: a model has lost every lane.
         """
-        self._watch_signals()
+        self._watch_signals(self._obey)
         sources = find_models(self.settings.path)
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
-        require_free_port("--grpc-port", self.settings.host, self.settings.grpc_port)
         require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
         http = HttpEndpoint(
@@ -104,8 +113,8 @@ class App:
             max_message_bytes=self.settings.max_message_mb << 20,
             observer=metrics,
         )
-        server, health = aio_server(services.methods), services.health
-        self._bind(server)
+        server, health = self._transport(services), services.health
+        self.grpc_port = server.listen(self.settings.host, self.settings.grpc_port)
         http.start()
         self.metrics_port = http.port
         try:
@@ -119,14 +128,9 @@ class App:
         if self._fatal is not None:
             raise self._fatal
 
-    def _bind(self, server: grpc.aio.Server) -> None:
-        try:
-            self.grpc_port = server.add_insecure_port(self._address(self.settings.grpc_port))
-        except RuntimeError as error:  # taken since it was probed
-            raise ConfigError(
-                f"--grpc-port {self.settings.grpc_port}: cannot listen on {self.settings.host}; "
-                "choose another port, 0 for any"
-            ) from error
+    def _aio_transport(self, services: Services) -> Transport:
+        tls = read_tls_files(self.settings.tls_cert, self.settings.tls_key)
+        return AioServer(services, tls)
 
     def _address(self, port: int) -> str:
         host = self.settings.host
@@ -134,11 +138,6 @@ class App:
 
     def _addresses(self) -> dict[str, str]:
         return {"grpc": self._address(self.grpc_port), "http": self._address(self.metrics_port)}
-
-    def _watch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._obey, number)
 
     def _obey(self, number: signal.Signals) -> None:
         """Drain at the first signal, end the process at the second."""
@@ -300,7 +299,7 @@ class App:
             except ConfigError as error:
                 _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
 
-    async def _drain(self, server: grpc.aio.Server, health: HealthService) -> None:
+    async def _drain(self, server: Transport, health: HealthService) -> None:
         """Refuse new work, run the backlog for the grace period, then release everything."""
         grace_ns = int(self.settings.drain_grace_s * NS_PER_S)
         _log.info(

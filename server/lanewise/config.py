@@ -29,6 +29,9 @@ class ServerSettings:
         host: address to listen on, for gRPC and HTTP.
         grpc_port, metrics_port: 0 for any free port.
         backend: for every model, whatever its model.toml says; None to go by that.
+        transport: "aio" for grpc.aio, "edge" for Envoy with Python inside.
+        tls_cert, tls_key: PEM files, the certificate with its chain; both, or neither to
+            serve without TLS. They are for gRPC; HTTP has no TLS.
         max_message_mb: largest request, in units of 2^20 bytes.
         max_queue_requests: requests that may wait at a time for the same profiles of a
             version of a model.
@@ -43,11 +46,37 @@ class ServerSettings:
     grpc_port: int = DEFAULT_GRPC_PORT
     metrics_port: int = DEFAULT_METRICS_PORT
     backend: str | None = None
+    transport: str = "aio"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     max_message_mb: int = DEFAULT_MAX_MESSAGE_MB
     max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
     drain_grace_s: float = DEFAULT_DRAIN_GRACE_S
     costs: Path | None = None
     record_traces: Path | None = None
+
+
+def read_tls_files(cert: Path | None, key: Path | None) -> tuple[bytes, bytes] | None:
+    """Read the certificate chain and the private key; None if neither is given.
+
+    Raises:
+        ConfigError: only one is given, or a file cannot be read.
+    """
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        given, missing = (
+            ("--tls-key", "--tls-cert") if cert is None else ("--tls-cert", "--tls-key")
+        )
+        raise ConfigError(f"{given}: is nothing without {missing}; give both, or neither")
+    return _read("--tls-cert", cert), _read("--tls-key", key)
+
+
+def _read(option: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{option} {file}: cannot be read: {error.strerror}") from error
 
 
 def require_free_port(option: str, host: str, port: int) -> None:

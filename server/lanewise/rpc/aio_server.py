@@ -9,7 +9,10 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
+from lanewise.config import require_free_port
+from lanewise.errors import ConfigError
 from lanewise.rpc.methods import RpcMethod, StreamMethod, UnaryMethod
+from lanewise.rpc.services import Services
 from lanewise.rpc.status import Status
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -17,6 +20,37 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MAX_PENDING_CALLS = 100_000
 
 _MAX_INT32 = 2**31 - 1
+
+
+class AioServer:
+    """The `Transport` over grpc.aio."""
+
+    def __init__(self, services: Services, tls: tuple[bytes, bytes] | None = None) -> None:
+        """Make one that is not started; `tls` is a certificate chain and its key, in PEM."""
+        self._server = aio_server(services.methods)
+        self._credentials = None if tls is None else grpc.ssl_server_credentials([tls[::-1]])
+
+    def listen(self, host: str, port: int) -> int:
+        """See `Transport.listen`."""
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        require_free_port("--grpc-port", host, port)
+        try:
+            if self._credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:  # taken since it was probed, or no certificate
+            hint = "" if self._credentials is None else ", or --tls-cert and --tls-key do not fit"
+            raise ConfigError(
+                f"--grpc-port {port}: cannot listen on {host}; choose another port, 0 for any{hint}"
+            ) from error
+
+    async def start(self) -> None:
+        """See `Transport.start`."""
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """See `Transport.stop`."""
+        await self._server.stop(grace_s)
 
 
 def aio_server(methods: Iterable[RpcMethod]) -> grpc.aio.Server:

@@ -101,6 +101,17 @@ async def write(call: Call, response: Message) -> None:
     await call.write(response.SerializeToString())
 
 
+def message_too_large(
+    message_bytes: int, max_bytes: int, *, at_least: bool = False
+) -> MessageTooLarge:
+    """Make the error of a message above the limit; `at_least` if its end was not looked for."""
+    more = "at least " if at_least else ""
+    return MessageTooLarge(
+        f"message of {more}{message_bytes} bytes, but the limit is {max_bytes}; send fewer "
+        "rows in a request or raise the server's --max-message-mb"
+    )
+
+
 def _method(descriptor: MethodDescriptor, servicer: Servicer, max_message_bytes: int) -> RpcMethod:
     path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
     read = _reader(GetMessageClass(descriptor.input_type), max_message_bytes)
@@ -149,10 +160,7 @@ def _reader(message_class: type[Message], max_bytes: int) -> Callable[[bytes], M
 
     def read(data: bytes) -> Message:
         if len(data) > max_bytes:
-            raise MessageTooLarge(
-                f"message of {len(data)} bytes, but the limit is {max_bytes}; send fewer "
-                "rows in a request or raise the server's --max-message-mb"
-            )
+            raise message_too_large(len(data), max_bytes)
         try:
             return parse(data)
         except DecodeError as error:

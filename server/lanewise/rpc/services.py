@@ -26,10 +26,13 @@ class Services:
         methods: of all services.
         health: its `publish` must be called whenever a state in the registry has changed,
             and its `close` before the transport is stopped.
+        max_message_bytes: the largest request accepted. The methods see to it; a transport
+            may refuse one sooner.
     """
 
     methods: tuple[RpcMethod, ...]
     health: HealthService
+    max_message_bytes: int
 
 
 def build_services(
@@ -62,4 +65,4 @@ def build_services(
         for service, offered in servicers.items()
         for method in methods_of(service, offered, max_message_bytes)
     )
-    return Services(tuple(methods), health)
+    return Services(tuple(methods), health, max_message_bytes)

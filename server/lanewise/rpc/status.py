@@ -44,7 +44,8 @@ _CODES: dict[type[ServingError], grpc.StatusCode] = {
 # The text travels percent-encoded in the trailers, which gRPC clients refuse as a whole
 # above 8 KiB by default; the rest is room for other trailers.
 _MAX_ENCODED_TEXT_BYTES = 6 * 1024
-_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+"""What a status text holds on the wire as it is; all else is percent-encoded UTF-8."""
 
 _log = structlog.get_logger("lanewise.rpc")
 
@@ -105,7 +106,7 @@ def _clip(text: str) -> str:
     """Cut `text` to what fits into the trailers."""
     encoded_bytes = 0
     for position, character in enumerate(text):
-        encoded_bytes += len(quote(character, safe=_PRINTABLE))
+        encoded_bytes += len(quote(character, safe=PRINTABLE))
         if encoded_bytes > _MAX_ENCODED_TEXT_BYTES:
             return text[:position] + " ... (cut)"
     return text

@@ -1,0 +1,100 @@
+"""`lanewise serve`: one server, run to its end, on the transport that was asked for.
+
+What it imports at first is little: the edge transport only passes by here on its way into
+another process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from lanewise.config import ServerSettings, read_tls_files
+from lanewise.logs import LogFormat, LogLevel, configure_logging
+from lanewise.rpc.edge_process import become_edge_process, require_edge, reserve_port
+
+if TYPE_CHECKING:
+    from lanewise.app import App
+    from lanewise.rpc.edge_server import EdgeServer
+    from lanewise.rpc.services import Services
+
+_EDGE_MAIN: Final = f"{__name__}:edge_main"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What `lanewise serve` was asked for, its log included."""
+
+    settings: ServerSettings
+    log_format: LogFormat
+    log_level: LogLevel
+
+
+def serve(order: Order) -> int:
+    """Serve until a stop signal comes, then drain; get the exit status.
+
+    On the edge transport this process becomes another, whose exit status it is.
+
+    Raises:
+        ConfigError: the edge transport cannot be had as asked for.
+    """
+    if order.settings.transport == "edge":
+        _become_edge(order)
+    import asyncio  # noqa: PLC0415
+
+    from lanewise.app import App, leave_at_once  # noqa: PLC0415
+
+    configure_logging(format=order.log_format, level=order.log_level)
+
+    async def run() -> int:
+        app = App(order.settings)
+        status = await _status_of(app)
+        if app.must_leave_at_once:
+            leave_at_once(status)
+        return status
+
+    return asyncio.run(run())
+
+
+async def edge_main(argument: str, transport: Callable[[Services], EdgeServer]) -> int:
+    """Serve inside Envoy: see `lanewise.edge_main`."""
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    from lanewise.app import App  # noqa: PLC0415
+    from lanewise.stop_signals import watch_on_own_thread  # noqa: PLC0415
+
+    order = TypeAdapter(Order).validate_json(argument)
+    configure_logging(format=order.log_format, level=order.log_level)
+    app = App(order.settings, transport=transport, watch_signals=watch_on_own_thread)
+    return await _status_of(app)
+
+
+async def _status_of(app: App) -> int:
+    """Run a server to its end; tell what stopped it, if it was not asked to."""
+    from lanewise.errors import ConfigError, RunnerLost  # noqa: PLC0415
+
+    try:
+        await app.run()
+    except (ConfigError, RunnerLost) as error:
+        print(f"lanewise: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        return 1
+    return 0
+
+
+def _become_edge(order: Order) -> NoReturn:
+    require_edge()
+    given = order.settings
+    read_tls_files(given.tls_cert, given.tls_key)  # Envoy would tell less of what is wrong
+    port = reserve_port("--grpc-port", given.host, given.grpc_port)
+    order = replace(order, settings=replace(given, grpc_port=port))
+    become_edge_process(
+        _EDGE_MAIN,
+        json.dumps(asdict(order), default=str),
+        host=given.host,
+        port=port,
+        tls_cert=given.tls_cert,
+        tls_key=given.tls_key,
+    )

@@ -1,0 +1,38 @@
+"""How a process hears that it is to stop: on its main thread, or on a thread for that."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+Obey: TypeAlias = Callable[[signal.Signals], None]
+SignalWatch: TypeAlias = Callable[[Obey], None]
+"""Has its argument called on the running event loop for each stop signal from now on."""
+
+
+def watch_on_main_thread(obey: Obey) -> None:
+    """Watch by handlers of the event loop, which has to run on the main thread."""
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, obey, number)
+
+
+def watch_on_own_thread(obey: Obey) -> None:
+    """Watch by a thread, in a process that was started with the stop signals blocked."""
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        while True:
+            loop.call_soon_threadsafe(obey, signal.Signals(signal.sigwait(STOP_SIGNALS)))
+
+    threading.Thread(target=watch, name="stop-signals", daemon=True).start()
+
+
+def block_stop_signals() -> None:
+    """Block them in this thread, and in what it starts or becomes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
