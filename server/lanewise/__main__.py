@@ -56,6 +56,12 @@ def cli() -> None:
     help="For every model, whatever its model.toml says.",
 )
 @click.option(
+    "--frontends",
+    type=click.IntRange(0, 64),
+    default=0,
+    help="Processes that speak gRPC, beside one that runs the models. 0: one does it all.",
+)
+@click.option(
     "--transport",
     type=click.Choice(TRANSPORTS),
     default="aio",
@@ -106,10 +112,10 @@ def serve(log_format: str, log_level: str, **settings: object) -> None:
     # What goes wrong in its core reaches us as exceptions; its own lines, which are not in
     # our format, would tell it twice.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from lanewise import serving
+    from lanewise import orders, serving
 
     server_settings = config.ServerSettings(**settings)  # type: ignore[arg-type]
-    order = serving.Order(server_settings, log_format, log_level)  # type: ignore[arg-type]
+    order = orders.Order(server_settings, log_format, log_level)  # type: ignore[arg-type]
     sys.exit(serving.serve(order))
 
 

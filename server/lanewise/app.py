@@ -7,9 +7,11 @@ import logging
 import os
 import platform
 import signal
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import structlog
 
@@ -20,11 +22,12 @@ from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
 from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
 from lanewise.http import HttpEndpoint, readiness_of
+from lanewise.link.hub import FrontEnds
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
 from lanewise.models import ModelSpec, Profile
 from lanewise.rpc.aio_server import AioServer
-from lanewise.rpc.health import HealthService
+from lanewise.rpc.front import RpcFront
 from lanewise.rpc.services import Services, build_services
 from lanewise.rpc.transport import Transport, TransportFactory
 from lanewise.scheduler.cost_file import MeasuredModel
@@ -39,11 +42,30 @@ from lanewise.tensors import format_shape
 
 _log = structlog.get_logger(__name__)
 
-LAME_DUCK_S = 0.25
-"""How long calls are still answered, UNAVAILABLE, once every request has ended: gRPC ends what
-it has received and not yet handed over when a server stops with CANCELLED (seen in 1.85)."""
-HANDOVER_S = 3.0
-"""How long calls may stay open after that, for responses to be read."""
+
+class Front(Protocol):
+    """How clients reach the models: in this process, or through others."""
+
+    def listen(self, host: str, port: int) -> int: ...
+
+    async def start(self) -> None: ...
+
+    async def publish(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Sockets that others hold open, so that a new engine process takes over from another.
+
+    Attributes:
+        front_ends: where front-end processes connect.
+        http: of the metrics port.
+    """
+
+    front_ends: socket.socket
+    http: socket.socket
 
 
 class App:
@@ -60,11 +82,21 @@ class App:
         *,
         transport: TransportFactory | None = None,
         watch_signals: SignalWatch = watch_on_main_thread,
+        listeners: Listeners | None = None,
     ) -> None:
-        """Make a server that is not running; the default transport is grpc.aio."""
+        """Make a server that is not running; the default transport is grpc.aio.
+
+        Args:
+            settings: what to serve, and how.
+            clock: of the whole server.
+            transport: what carries the calls.
+            watch_signals: how the server hears that it is to stop.
+            listeners: if they are given, clients are served by front-end processes alone.
+        """
         self.settings = settings
         self._transport = transport or self._aio_transport
         self._watch_signals = watch_signals
+        self._listeners = listeners
         self.registry = ModelRegistry()
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
@@ -98,7 +130,9 @@ class App:
         sources = find_models(self.settings.path)
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
-        require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
+        listeners = self._listeners
+        if listeners is None:
+            require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
         http = HttpEndpoint(
             self.settings.host,
@@ -106,27 +140,32 @@ class App:
             metrics.exposition,
             lambda: True,
             lambda: readiness_of(self.registry),
+            listener=None if listeners is None else listeners.http,
         )
+        front = self._make_front(metrics)
+        self.grpc_port = front.listen(self.settings.host, self.settings.grpc_port)
+        http.start()
+        self.metrics_port = http.port
+        try:
+            await front.start()
+            _log.info("listening", **self._addresses())
+            await self._load_and_wait(sources, front)
+        finally:
+            await self._drain(front)
+            http.close()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _make_front(self, metrics: Metrics) -> Front:
+        if self._listeners is not None:
+            return FrontEnds(self.registry, metrics, self._listeners.front_ends)
         services = build_services(
             self.registry,
             self._clock,
             max_message_bytes=self.settings.max_message_mb << 20,
             observer=metrics,
         )
-        server, health = self._transport(services), services.health
-        self.grpc_port = server.listen(self.settings.host, self.settings.grpc_port)
-        http.start()
-        self.metrics_port = http.port
-        try:
-            await health.publish(self.registry)
-            await server.start()
-            _log.info("listening", **self._addresses())
-            await self._load_and_wait(sources, health)
-        finally:
-            await self._drain(server, health)
-            http.close()
-        if self._fatal is not None:
-            raise self._fatal
+        return RpcFront(self.registry, services, self._transport(services))
 
     def _aio_transport(self, services: Services) -> Transport:
         tls = read_tls_files(self.settings.tls_cert, self.settings.tls_key)
@@ -150,11 +189,11 @@ class App:
         self._close_traces()
         leave_at_once(128 + number)  # what a shell reports of a process killed by it
 
-    async def _load_and_wait(self, sources: list[ModelSource], health: HealthService) -> None:
+    async def _load_and_wait(self, sources: list[ModelSource], front: Front) -> None:
         """Load every model; return when the server is to stop."""
         async with asyncio.TaskGroup() as tasks:
-            loading = tasks.create_task(self._load_all(sources, health))
-            telling = tasks.create_task(self._tell_of_lost_lanes(health))
+            loading = tasks.create_task(self._load_all(sources, front))
+            telling = tasks.create_task(self._tell_of_lost_lanes(front))
             await self._stop.wait()
             self.registry.drain()
             loading.cancel()
@@ -175,18 +214,18 @@ class App:
         self._fatal = RunnerLost(f"{why}; the server stops, for its supervisor to start a new one")
         self.stop()
 
-    async def _tell_of_lost_lanes(self, health: HealthService) -> None:
+    async def _tell_of_lost_lanes(self, front: Front) -> None:
         """Publish the health anew whenever a lane is lost; stop when a model has none left."""
         while True:
             await self._lane_lost.wait()
             self._lane_lost.clear()
-            await health.publish(self.registry)
+            await front.publish()
             for model in self.registry:
                 lanes = model.lanes
                 if lanes is not None and len(lanes.lost_profiles) == len(lanes.spec.profiles):
                     self._give_up(f"model {model.title} has lost every lane")
 
-    async def _load_all(self, sources: list[ModelSource], health: HealthService) -> None:
+    async def _load_all(self, sources: list[ModelSource], front: Front) -> None:
         started_ns = self._clock.now_ns()
         for source in sources:
             model = self.registry.resolve(source.name, source.version)
@@ -199,7 +238,7 @@ class App:
             except Exception as error:
                 _log.exception("loading failed unexpectedly", model=source.name)
                 self._mark_failed(model, f"{type(error).__name__}: {error}")
-            await health.publish(self.registry)
+            await front.publish()
         self.loaded.set()
         if not self._dispatchers:
             reasons = "\n".join(f"{m.title}: {m.reason}" for m in self.registry)
@@ -299,7 +338,7 @@ class App:
             except ConfigError as error:
                 _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
 
-    async def _drain(self, server: Transport, health: HealthService) -> None:
+    async def _drain(self, front: Front) -> None:
         """Refuse new work, run the backlog for the grace period, then release everything."""
         grace_ns = int(self.settings.drain_grace_s * NS_PER_S)
         _log.info(
@@ -309,13 +348,11 @@ class App:
             **({"hint": "a second signal stops at once"} if self._signalled else {}),
         )
         self.registry.drain()
-        await health.publish(self.registry)
+        await front.publish()
         async with asyncio.TaskGroup() as tasks:
             drains = [tasks.create_task(d.drain(grace_ns)) for d in self._dispatchers]
         dropped = sum(drain.result() for drain in drains)
-        await health.close()
-        await asyncio.sleep(LAME_DUCK_S)
-        await server.stop(HANDOVER_S)
+        await front.close()
         self._save_costs()
         for dispatcher in self._dispatchers:
             self.must_leave_at_once |= not await dispatcher.close()

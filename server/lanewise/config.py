@@ -7,6 +7,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lanewise.errors import ConfigError
 
@@ -29,6 +30,8 @@ class ServerSettings:
         host: address to listen on, for gRPC and HTTP.
         grpc_port, metrics_port: 0 for any free port.
         backend: for every model, whatever its model.toml says; None to go by that.
+        frontends: processes that speak gRPC with clients, beside one that runs the models; 0 for
+            one process that does everything.
         transport: "aio" for grpc.aio, "edge" for Envoy with Python inside.
         tls_cert, tls_key: PEM files, the certificate with its chain; both, or neither to
             serve without TLS. They are for gRPC; HTTP has no TLS.
@@ -46,6 +49,7 @@ class ServerSettings:
     grpc_port: int = DEFAULT_GRPC_PORT
     metrics_port: int = DEFAULT_METRICS_PORT
     backend: str | None = None
+    frontends: int = 0
     transport: str = "aio"
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -91,15 +95,72 @@ def require_free_port(option: str, host: str, port: int) -> None:
         ConfigError: it cannot; the message tells a taken port from a wrong address.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, _, _, _, address = resolve_address(host, port)
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             # As the servers do: connections that linger from an earlier run do not matter.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except (OSError, OverflowError) as error:
         raise bind_error(option, host, port, error) from error
+
+
+def reserve_port(option: str, host: str, port: int) -> int:
+    """Get a port that only processes of this one's making can listen on, all of them at once.
+
+    It is held until this process, or what it becomes, has ended: a socket that is bound and
+    does not listen takes no connections.
+
+    Args:
+        option: what set the port, for messages.
+        host: an address of this machine, or a name of one.
+        port: 0 for any.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    require_free_port(option, host, port)
+    family, _, _, _, address = resolve_address(host, port)
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(address)
+    reserved: int = held.getsockname()[1]
+    held.set_inheritable(True)
+    held.detach()  # nobody closes it
+    return reserved
+
+
+def listening_socket(option: str, host: str, port: int) -> socket.socket:
+    """Get a socket that listens, and that a process started by this one may take over.
+
+    Args:
+        option: what set the port, for messages.
+        host: an address of this machine, or a name of one.
+        port: 0 for any.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
+    require_free_port(option, host, port)
+    family, _, _, _, address = resolve_address(host, port)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:  # taken since it was probed
+        raise bind_error(option, host, port, error) from error
+    return listener
+
+
+def resolve_address(host: str, port: int) -> tuple[Any, ...]:
+    """Get what to listen on: family, type, protocol, "", address.
+
+    A host name may stand for addresses of both families; the first one is taken.
+
+    Raises:
+        OSError: it is none of this machine.
+    """
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
 
 
 def bind_error(option: str, host: str, port: int, error: Exception) -> ConfigError:

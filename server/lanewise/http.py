@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from lanewise.config import bind_error
+from lanewise.config import bind_error, resolve_address
 from lanewise.scheduler.registry import ModelRegistry
 
 _log = structlog.get_logger(__name__)
@@ -64,7 +64,10 @@ class HttpEndpoint:
         metrics: Callable[[], bytes],
         is_live: Callable[[], bool],
         is_ready: Callable[[], Readiness],
+        *,
+        listener: socket.socket | None = None,
     ) -> None:
+        """Make one that does not answer yet, on `listener` if that is given."""
         self._host = host
         self._port = port
         self._routes: dict[str, Callable[[], _Reply]] = {
@@ -72,6 +75,7 @@ class HttpEndpoint:
             "/health/live": lambda: _live_reply(is_live()),
             "/health/ready": lambda: _ready_reply(is_ready()),
         }
+        self._listener = listener
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -87,7 +91,7 @@ class HttpEndpoint:
             ConfigError: the address cannot be listened on.
         """
         try:
-            self._server = _Server(self._host, self._port, self._routes)
+            self._server = _Server(self._host, self._port, self._routes, self._listener)
         except (OSError, OverflowError) as error:
             raise bind_error("--metrics-port", self._host, self._port, error) from error
         self._port = self._server.server_address[1]
@@ -110,13 +114,21 @@ class _Server(ThreadingMixIn, TCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, routes: Mapping[str, Callable[[], _Reply]]) -> None:
-        # A host name may stand for addresses of both families; the first one is taken.
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        routes: Mapping[str, Callable[[], _Reply]],
+        listener: socket.socket | None,
+    ) -> None:
+        family, _, _, _, address = resolve_address(host, port)
         self.address_family = family
-        super().__init__(address, functools.partial(_Handler, routes))  # type: ignore[arg-type]
+        handler: Any = functools.partial(_Handler, routes)
+        super().__init__(address, handler, listener is None)
+        if listener is not None:
+            self.socket.close()
+            self.socket = listener
+            self.server_address = listener.getsockname()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
         _log.debug("http connection failed", client=client_address[0], exc_info=True)

@@ -6,15 +6,14 @@ another process.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from lanewise.config import ServerSettings, read_tls_files
-from lanewise.logs import LogFormat, LogLevel, configure_logging
-from lanewise.rpc.edge_process import become_edge_process, require_edge, reserve_port
+from lanewise.config import read_tls_files, reserve_port
+from lanewise.logs import configure_logging
+from lanewise.orders import Order, order_from_json
+from lanewise.rpc.edge_process import become_edge_process, require_edge
 
 if TYPE_CHECKING:
     from lanewise.app import App
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
     from lanewise.rpc.services import Services
 
 _EDGE_MAIN: Final = f"{__name__}:edge_main"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What `lanewise serve` was asked for, its log included."""
-
-    settings: ServerSettings
-    log_format: LogFormat
-    log_level: LogLevel
 
 
 def serve(order: Order) -> int:
@@ -41,6 +31,11 @@ def serve(order: Order) -> int:
     Raises:
         ConfigError: the edge transport cannot be had as asked for.
     """
+    if order.settings.transport == "edge":
+        require_edge()
+        read_tls_files(order.settings.tls_cert, order.settings.tls_key)
+    if order.settings.frontends:
+        return _supervise(order)
     if order.settings.transport == "edge":
         _become_edge(order)
     import asyncio  # noqa: PLC0415
@@ -61,12 +56,10 @@ def serve(order: Order) -> int:
 
 async def edge_main(argument: str, transport: Callable[[Services], EdgeServer]) -> int:
     """Serve inside Envoy: see `lanewise.edge_main`."""
-    from pydantic import TypeAdapter  # noqa: PLC0415
-
     from lanewise.app import App  # noqa: PLC0415
     from lanewise.stop_signals import watch_on_own_thread  # noqa: PLC0415
 
-    order = TypeAdapter(Order).validate_json(argument)
+    order = order_from_json(argument)
     configure_logging(format=order.log_format, level=order.log_level)
     app = App(order.settings, transport=transport, watch_signals=watch_on_own_thread)
     return await _status_of(app)
@@ -84,15 +77,20 @@ async def _status_of(app: App) -> int:
     return 0
 
 
+def _supervise(order: Order) -> int:
+    from lanewise.supervisor import Supervisor  # noqa: PLC0415
+
+    configure_logging(format=order.log_format, level=order.log_level)
+    return Supervisor(order).run()
+
+
 def _become_edge(order: Order) -> NoReturn:
-    require_edge()
     given = order.settings
-    read_tls_files(given.tls_cert, given.tls_key)  # Envoy would tell less of what is wrong
     port = reserve_port("--grpc-port", given.host, given.grpc_port)
-    order = replace(order, settings=replace(given, grpc_port=port))
+    order = order.with_settings(grpc_port=port)
     become_edge_process(
         _EDGE_MAIN,
-        json.dumps(asdict(order), default=str),
+        order.to_json(),
         host=given.host,
         port=port,
         tls_cert=given.tls_cert,

@@ -37,6 +37,10 @@ from lanewise.scheduler.results import InferResult
 _log = structlog.get_logger(__name__)
 
 
+FAREWELL_S = 4.0
+"""How long front ends have to stop: what they give their clients to read responses, and a bit."""
+
+
 class RequestCounter(Protocol):
     """Is told of the requests that ended in front ends; see `rpc.observer`."""
 
@@ -69,6 +73,10 @@ class FrontEnds:
         """How many front ends there are."""
         return len(self._sessions)
 
+    def listen(self, host: str, port: int) -> int:
+        """Get the port that front ends listen on: the one that was asked for."""
+        return port
+
     async def start(self) -> None:
         """Begin to accept front ends."""
         self._listener.setblocking(False)
@@ -80,7 +88,7 @@ class FrontEnds:
         for session in self._sessions:
             session.connection.send(snapshot)
 
-    async def close(self, timeout_s: float) -> None:
+    async def close(self) -> None:
         """Have every front end stop, once every request has ended, and wait until they have."""
         if self._accepting is not None:
             self._accepting.cancel()
@@ -89,7 +97,7 @@ class FrontEnds:
             session.connection.send(Stop())
         if self._sessions:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._all_gone.wait(), timeout_s)
+                await asyncio.wait_for(self._all_gone.wait(), FAREWELL_S)
         for session in list(self._sessions):
             session.connection.close()
 

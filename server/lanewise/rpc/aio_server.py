@@ -25,15 +25,29 @@ _MAX_INT32 = 2**31 - 1
 class AioServer:
     """The `Transport` over grpc.aio."""
 
-    def __init__(self, services: Services, tls: tuple[bytes, bytes] | None = None) -> None:
-        """Make one that is not started; `tls` is a certificate chain and its key, in PEM."""
-        self._server = aio_server(services.methods)
+    def __init__(
+        self,
+        services: Services,
+        tls: tuple[bytes, bytes] | None = None,
+        *,
+        shares_port: bool = False,
+    ) -> None:
+        """Make one that is not started.
+
+        Args:
+            services: what it carries.
+            tls: a certificate chain and its key, in PEM; None to do without TLS.
+            shares_port: whether other processes of this server listen on the same port.
+        """
+        self._server = aio_server(services.methods, shares_port=shares_port)
+        self._shares_port = shares_port
         self._credentials = None if tls is None else grpc.ssl_server_credentials([tls[::-1]])
 
     def listen(self, host: str, port: int) -> int:
         """See `Transport.listen`."""
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        require_free_port("--grpc-port", host, port)
+        if not self._shares_port:
+            require_free_port("--grpc-port", host, port)
         try:
             if self._credentials is None:
                 return self._server.add_insecure_port(address)
@@ -53,12 +67,14 @@ class AioServer:
         await self._server.stop(grace_s)
 
 
-def aio_server(methods: Iterable[RpcMethod]) -> grpc.aio.Server:
+def aio_server(methods: Iterable[RpcMethod], *, shares_port: bool = False) -> grpc.aio.Server:
     """Build a server, not started and without ports; must be called on its event loop."""
-    return grpc.aio.server(handlers=[_Handlers(methods)], options=server_options())
+    return grpc.aio.server(
+        handlers=[_Handlers(methods)], options=server_options(shares_port=shares_port)
+    )
 
 
-def server_options() -> list[tuple[str, int]]:
+def server_options(*, shares_port: bool = False) -> list[tuple[str, int]]:
     """Get the options of a server.
 
     The core's own limit is as high as it goes: its refusal names no setting to raise, and
@@ -67,8 +83,8 @@ def server_options() -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", _MAX_INT32),
         ("grpc.max_send_message_length", -1),
-        # Otherwise two servers could share a port without knowing it.
-        ("grpc.so_reuseport", 0),
+        # Unasked, two servers could share a port without knowing it.
+        ("grpc.so_reuseport", int(shares_port)),
         # Above its own bound grpcio 1.85 cancels calls that Python has not yet taken over:
         # 204 of a burst of 2000 (see benchmarks/transport). Our queues have bounds that
         # tell the caller; these only stop what is far beyond them.

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from lanewise.config import require_free_port
+from lanewise.config import resolve_address
 from lanewise.errors import ConfigError
 from lanewise.stop_signals import block_stop_signals
 
@@ -100,38 +99,13 @@ def become_edge_process(
     os.execve(binary, arguments, {**os.environ, **embedding, **told})
 
 
-def reserve_port(option: str, host: str, port: int) -> int:
-    """Get a port that only processes of this one's making can listen on, all of them at once.
-
-    It is held until this process, or what it becomes, has ended: a socket that is bound and
-    does not listen takes no connections.
-
-    Args:
-        option: what set the port, for messages.
-        host: an address of this machine, or a name of one.
-        port: 0 for any.
-
-    Raises:
-        ConfigError: it cannot be had.
-    """
-    require_free_port(option, host, port)
-    family, _, _, _, address = _resolved(host, port)
-    held = socket.socket(family, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind(address)
-    reserved: int = held.getsockname()[1]
-    held.set_inheritable(True)
-    held.detach()  # nobody closes it
-    return reserved
-
-
 def _envoy_config(
     host: str, port: int, tls_cert: Path | None, tls_key: Path | None
 ) -> dict[str, Any]:
     """Take pyvoy's configuration and set what gRPC needs otherwise."""
     from pyvoy import PyvoyServer  # noqa: PLC0415
 
-    *_, address = _resolved(host, port)
+    *_, address = resolve_address(host, port)
     config: dict[str, Any] = PyvoyServer(
         APP,
         address=str(address[0]),
@@ -160,7 +134,3 @@ def _envoy_config(
         tls = chain["transport_socket"]["typed_config"]["common_tls_context"]
         tls["alpn_protocols"] = ["h2"]
     return config
-
-
-def _resolved(host: str, port: int) -> tuple[Any, ...]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

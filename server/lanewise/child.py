@@ -1,0 +1,127 @@
+"""A process of a server with front ends: `python -m lanewise.child ROLE ORDER`."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from lanewise.config import read_tls_files
+from lanewise.errors import ConfigError, RunnerLost
+from lanewise.logs import configure_logging
+from lanewise.orders import ChildOrder, child_order_from_json
+from lanewise.stop_signals import watch_on_main_thread
+from lanewise.supervisor import CANNOT_SERVE
+
+if TYPE_CHECKING:
+    from lanewise.rpc.edge_server import EdgeServer
+    from lanewise.rpc.services import Services
+
+_EDGE_MAIN: Final = "lanewise.child:edge_main"
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Run the process that the command line asks for, to its end."""
+    role, text = sys.argv[1:]
+    child = child_order_from_json(text)
+    end_with(child.supervisor)
+    if role == "front-end" and child.order.settings.transport == "edge":
+        _become_edge(child, text)
+    _take_signals()
+    configure_logging(format=child.order.log_format, level=child.order.log_level)
+    run = {"engine": _run_engine, "front-end": _run_front_end}[role]
+    sys.exit(_status_of(lambda: run(child)))
+
+
+async def edge_main(argument: str, transport: Callable[[Services], EdgeServer]) -> int:
+    """Run a front end inside Envoy: see `lanewise.edge_main`."""
+    from lanewise.front_end import run_front_end  # noqa: PLC0415
+    from lanewise.stop_signals import watch_on_own_thread  # noqa: PLC0415
+
+    child = child_order_from_json(argument)
+    configure_logging(format=child.order.log_format, level=child.order.log_level)
+    await run_front_end(child.order.settings, child.engine, transport, watch_on_own_thread)
+    return 0
+
+
+def end_with(supervisor: int) -> None:
+    """Have the kernel kill this process when its supervisor ends, however that ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it had ended before
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _take_signals() -> None:
+    """Undo the supervisor's blocking; Ctrl-C, which reaches the whole group, is for it alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT))
+
+
+def _run_engine(child: ChildOrder) -> None:
+    from lanewise.app import App, Listeners, leave_at_once  # noqa: PLC0415
+
+    front_ends, http = (socket.socket(fileno=fd) for fd in child.fds)
+
+    async def run() -> None:
+        app = App(child.order.settings, listeners=Listeners(front_ends, http))
+        status = 0
+        try:
+            await app.run()
+        except (ConfigError, RunnerLost) as error:
+            if not app.must_leave_at_once:
+                raise
+            status = _tell(error)
+        if app.must_leave_at_once:
+            leave_at_once(status)
+
+    asyncio.run(run())
+
+
+def _run_front_end(child: ChildOrder) -> None:
+    from lanewise.front_end import run_front_end  # noqa: PLC0415
+    from lanewise.rpc.aio_server import AioServer  # noqa: PLC0415
+
+    settings = child.order.settings
+    tls = read_tls_files(settings.tls_cert, settings.tls_key)
+
+    def transport(services: Services) -> AioServer:
+        return AioServer(services, tls, shares_port=True)
+
+    asyncio.run(run_front_end(settings, child.engine, transport, watch_on_main_thread))
+
+
+def _become_edge(child: ChildOrder, text: str) -> None:
+    from lanewise.rpc.edge_process import become_edge_process  # noqa: PLC0415
+
+    settings = child.order.settings
+    become_edge_process(
+        _EDGE_MAIN,
+        text,
+        host=settings.host,
+        port=settings.grpc_port,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+    )
+
+
+def _status_of(run: Callable[[], None]) -> int:
+    try:
+        run()
+    except (ConfigError, RunnerLost) as error:
+        return _tell(error)
+    return 0
+
+
+def _tell(error: ConfigError | RunnerLost) -> int:
+    print(f"lanewise: {error}", file=sys.stderr, flush=True)  # noqa: T201
+    return CANNOT_SERVE if isinstance(error, ConfigError) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""A front-end process: speaks gRPC with clients, and has the engine process run the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass
+
+import structlog
+
+from lanewise.clock import SystemClock
+from lanewise.config import ServerSettings
+from lanewise.link.engine_link import EngineLink
+from lanewise.link.messages import Count
+from lanewise.rpc.front import RpcFront
+from lanewise.rpc.services import build_services
+from lanewise.rpc.transport import TransportFactory
+from lanewise.scheduler.registry import ModelRegistry
+from lanewise.stop_signals import SignalWatch
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _CountInEngine:
+    """Has the engine count the requests, so that the metrics of a server are in one place."""
+
+    link: EngineLink
+
+    def request_finished(
+        self, model: str, version: str, profile: str, error: str, latency_ns: int
+    ) -> None:
+        """See `RequestObserver.request_finished`."""
+        self.link.count(Count(model, version, profile, error, latency_ns))
+
+
+async def run_front_end(
+    settings: ServerSettings,
+    engine: str,
+    transport: TransportFactory,
+    watch_signals: SignalWatch,
+) -> None:
+    """Serve until the engine or a signal says stop.
+
+    Args:
+        settings: of the server.
+        engine: address of the engine's Unix socket.
+        transport: shares its port with those of other front ends.
+        watch_signals: how the process hears that it is to stop.
+
+    Raises:
+        ConfigError: the port cannot be listened on.
+    """
+    registry = ModelRegistry()
+    link = EngineLink(engine, registry)
+    services = build_services(
+        registry,
+        SystemClock(),
+        max_message_bytes=settings.max_message_mb << 20,
+        observer=_CountInEngine(link),
+    )
+    front = RpcFront(registry, services, transport(services))
+
+    def obey(_: signal.Signals) -> None:
+        link.must_stop.set()
+
+    watch_signals(obey)
+    async with asyncio.TaskGroup() as tasks:
+        linking = tasks.create_task(link.run())
+        await link.changed.wait()  # before that, no model would be known
+        front.listen(settings.host, settings.grpc_port)
+        await front.start()
+        _log.info("front end listening", port=settings.grpc_port)
+        publishing = tasks.create_task(_publish_changes(link, front))
+        await link.must_stop.wait()
+        await front.close()
+        linking.cancel()
+        publishing.cancel()
+    link.close()
+    _log.info("front end stopped")
+
+
+async def _publish_changes(link: EngineLink, front: RpcFront) -> None:
+    while True:
+        await link.changed.wait()
+        link.changed.clear()
+        await front.publish()
