@@ -9,27 +9,21 @@ import platform
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeAlias
 
 import structlog
 
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock, SystemClock
-from lanewise.config import ServerSettings, read_tls_files, require_free_port
+from lanewise.config import ServerSettings, require_free_port
 from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
 from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
 from lanewise.http import HttpEndpoint, readiness_of
-from lanewise.link.hub import FrontEnds
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
 from lanewise.models import ModelSpec, Profile
-from lanewise.rpc.aio_server import AioServer
-from lanewise.rpc.front import RpcFront
-from lanewise.rpc.services import Services, build_services
-from lanewise.rpc.transport import Transport, TransportFactory
 from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.scheduler.cost_folder import CostFolder
 from lanewise.scheduler.costs import CostTable
@@ -46,26 +40,28 @@ _log = structlog.get_logger(__name__)
 class Front(Protocol):
     """How clients reach the models: in this process, or through others."""
 
-    def listen(self, host: str, port: int) -> int: ...
+    def listen(self, host: str, port: int) -> int:
+        """Get the port that clients come in by; 0 for any free one.
 
-    async def start(self) -> None: ...
+        Raises:
+            ConfigError: it cannot be had.
+        """
+        ...
 
-    async def publish(self) -> None: ...
+    async def start(self) -> None:
+        """Return once calls are taken in."""
+        ...
 
-    async def close(self) -> None: ...
+    async def publish(self) -> None:
+        """Tell clients what has become of the models."""
+        ...
+
+    async def close(self) -> None:
+        """Stop, once every request has ended: clients may still read their responses."""
+        ...
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
-    """Sockets that others hold open, so that a new engine process takes over from another.
-
-    Attributes:
-        front_ends: where front-end processes connect.
-        http: of the metrics port.
-    """
-
-    front_ends: socket.socket
-    http: socket.socket
+FrontFactory: TypeAlias = Callable[[ModelRegistry, Clock, Metrics], Front]
 
 
 class App:
@@ -80,23 +76,23 @@ class App:
         settings: ServerSettings,
         clock: Clock | None = None,
         *,
-        transport: TransportFactory | None = None,
+        front: FrontFactory,
         watch_signals: SignalWatch = watch_on_main_thread,
-        listeners: Listeners | None = None,
+        http_listener: socket.socket | None = None,
     ) -> None:
-        """Make a server that is not running; the default transport is grpc.aio.
+        """Make a server that is not running.
 
         Args:
             settings: what to serve, and how.
             clock: of the whole server.
-            transport: what carries the calls.
+            front: how clients reach it.
             watch_signals: how the server hears that it is to stop.
-            listeners: if they are given, clients are served by front-end processes alone.
+            http_listener: of the metrics port, if somebody else holds it open.
         """
         self.settings = settings
-        self._transport = transport or self._aio_transport
+        self._make_front = front
         self._watch_signals = watch_signals
-        self._listeners = listeners
+        self._http_listener = http_listener
         self.registry = ModelRegistry()
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
@@ -130,8 +126,7 @@ class App:
         sources = find_models(self.settings.path)
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
-        listeners = self._listeners
-        if listeners is None:
+        if self._http_listener is None:
             require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
         http = HttpEndpoint(
@@ -140,9 +135,9 @@ class App:
             metrics.exposition,
             lambda: True,
             lambda: readiness_of(self.registry),
-            listener=None if listeners is None else listeners.http,
+            listener=self._http_listener,
         )
-        front = self._make_front(metrics)
+        front = self._make_front(self.registry, self._clock, metrics)
         self.grpc_port = front.listen(self.settings.host, self.settings.grpc_port)
         http.start()
         self.metrics_port = http.port
@@ -155,21 +150,6 @@ class App:
             http.close()
         if self._fatal is not None:
             raise self._fatal
-
-    def _make_front(self, metrics: Metrics) -> Front:
-        if self._listeners is not None:
-            return FrontEnds(self.registry, metrics, self._listeners.front_ends)
-        services = build_services(
-            self.registry,
-            self._clock,
-            max_message_bytes=self.settings.max_message_mb << 20,
-            observer=metrics,
-        )
-        return RpcFront(self.registry, services, self._transport(services))
-
-    def _aio_transport(self, services: Services) -> Transport:
-        tls = read_tls_files(self.settings.tls_cert, self.settings.tls_key)
-        return AioServer(services, tls)
 
     def _address(self, port: int) -> str:
         host = self.settings.host

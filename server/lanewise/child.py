@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from lanewise.config import read_tls_files
 from lanewise.errors import ConfigError, RunnerLost
 from lanewise.logs import configure_logging
 from lanewise.orders import ChildOrder, child_order_from_json
@@ -19,8 +18,11 @@ from lanewise.stop_signals import watch_on_main_thread
 from lanewise.supervisor import CANNOT_SERVE
 
 if TYPE_CHECKING:
+    from lanewise.clock import Clock
+    from lanewise.metrics import Metrics
     from lanewise.rpc.edge_server import EdgeServer
     from lanewise.rpc.services import Services
+    from lanewise.scheduler.registry import ModelRegistry
 
 _EDGE_MAIN: Final = "lanewise.child:edge_main"
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -64,12 +66,16 @@ def _take_signals() -> None:
 
 
 def _run_engine(child: ChildOrder) -> None:
-    from lanewise.app import App, Listeners, leave_at_once  # noqa: PLC0415
+    from lanewise.app import App, leave_at_once  # noqa: PLC0415
+    from lanewise.link.hub import FrontEnds  # noqa: PLC0415
 
-    front_ends, http = (socket.socket(fileno=fd) for fd in child.fds)
+    listener, http = (socket.socket(fileno=fd) for fd in child.fds)
+
+    def front(registry: ModelRegistry, _: Clock, metrics: Metrics) -> FrontEnds:
+        return FrontEnds(registry, metrics, listener)
 
     async def run() -> None:
-        app = App(child.order.settings, listeners=Listeners(front_ends, http))
+        app = App(child.order.settings, front=front, http_listener=http)
         status = 0
         try:
             await app.run()
@@ -85,14 +91,10 @@ def _run_engine(child: ChildOrder) -> None:
 
 def _run_front_end(child: ChildOrder) -> None:
     from lanewise.front_end import run_front_end  # noqa: PLC0415
-    from lanewise.rpc.aio_server import AioServer  # noqa: PLC0415
+    from lanewise.rpc.front import aio_transport  # noqa: PLC0415
 
     settings = child.order.settings
-    tls = read_tls_files(settings.tls_cert, settings.tls_key)
-
-    def transport(services: Services) -> AioServer:
-        return AioServer(services, tls, shares_port=True)
-
+    transport = aio_transport(settings, shares_port=True)
     asyncio.run(run_front_end(settings, child.engine, transport, watch_on_main_thread))
 
 

@@ -12,8 +12,7 @@ from lanewise.clock import SystemClock
 from lanewise.config import ServerSettings
 from lanewise.link.engine_link import EngineLink
 from lanewise.link.messages import Count
-from lanewise.rpc.front import RpcFront
-from lanewise.rpc.services import build_services
+from lanewise.rpc.front import RpcFront, rpc_front
 from lanewise.rpc.transport import TransportFactory
 from lanewise.scheduler.registry import ModelRegistry
 from lanewise.stop_signals import SignalWatch
@@ -53,13 +52,7 @@ async def run_front_end(
     """
     registry = ModelRegistry()
     link = EngineLink(engine, registry)
-    services = build_services(
-        registry,
-        SystemClock(),
-        max_message_bytes=settings.max_message_mb << 20,
-        observer=_CountInEngine(link),
-    )
-    front = RpcFront(registry, services, transport(services))
+    front = rpc_front(settings, transport)(registry, SystemClock(), _CountInEngine(link))
 
     def obey(_: signal.Signals) -> None:
         link.must_stop.set()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lanewise.config import ServerSettings
-from lanewise.logs import LogFormat, LogLevel
 
 _PATHS = ("path", "tls_cert", "tls_key", "costs", "record_traces")
 
@@ -18,8 +17,8 @@ class Order:
     """What `lanewise serve` was asked for, its log included."""
 
     settings: ServerSettings
-    log_format: LogFormat
-    log_level: LogLevel
+    log_format: Literal["auto", "console", "json"]
+    log_level: Literal["debug", "info", "warning", "error"]
 
     def with_settings(self, **changes: Any) -> Order:  # noqa: ANN401
         """Get the same with some settings changed."""

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from lanewise.config import read_tls_files, reserve_port
-from lanewise.logs import configure_logging
 from lanewise.orders import Order, order_from_json
-from lanewise.rpc.edge_process import become_edge_process, require_edge
 
 if TYPE_CHECKING:
     from lanewise.app import App
@@ -32,6 +30,8 @@ def serve(order: Order) -> int:
         ConfigError: the edge transport cannot be had as asked for.
     """
     if order.settings.transport == "edge":
+        from lanewise.rpc.edge_process import require_edge  # noqa: PLC0415
+
         require_edge()
         read_tls_files(order.settings.tls_cert, order.settings.tls_key)
     if order.settings.frontends:
@@ -41,11 +41,13 @@ def serve(order: Order) -> int:
     import asyncio  # noqa: PLC0415
 
     from lanewise.app import App, leave_at_once  # noqa: PLC0415
+    from lanewise.logs import configure_logging  # noqa: PLC0415
+    from lanewise.rpc.front import rpc_front  # noqa: PLC0415
 
     configure_logging(format=order.log_format, level=order.log_level)
 
     async def run() -> int:
-        app = App(order.settings)
+        app = App(order.settings, front=rpc_front(order.settings))
         status = await _status_of(app)
         if app.must_leave_at_once:
             leave_at_once(status)
@@ -57,11 +59,14 @@ def serve(order: Order) -> int:
 async def edge_main(argument: str, transport: Callable[[Services], EdgeServer]) -> int:
     """Serve inside Envoy: see `lanewise.edge_main`."""
     from lanewise.app import App  # noqa: PLC0415
+    from lanewise.logs import configure_logging  # noqa: PLC0415
+    from lanewise.rpc.front import rpc_front  # noqa: PLC0415
     from lanewise.stop_signals import watch_on_own_thread  # noqa: PLC0415
 
     order = order_from_json(argument)
     configure_logging(format=order.log_format, level=order.log_level)
-    app = App(order.settings, transport=transport, watch_signals=watch_on_own_thread)
+    front = rpc_front(order.settings, transport)
+    app = App(order.settings, front=front, watch_signals=watch_on_own_thread)
     return await _status_of(app)
 
 
@@ -80,11 +85,12 @@ async def _status_of(app: App) -> int:
 def _supervise(order: Order) -> int:
     from lanewise.supervisor import Supervisor  # noqa: PLC0415
 
-    configure_logging(format=order.log_format, level=order.log_level)
     return Supervisor(order).run()
 
 
 def _become_edge(order: Order) -> NoReturn:
+    from lanewise.rpc.edge_process import become_edge_process  # noqa: PLC0415
+
     given = order.settings
     port = reserve_port("--grpc-port", given.host, given.grpc_port)
     order = order.with_settings(grpc_port=port)

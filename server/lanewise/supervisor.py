@@ -17,12 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from lanewise.config import listening_socket, reserve_port
 from lanewise.orders import ChildOrder, Order
-
-_log = structlog.get_logger(__name__)
+from lanewise.plain_log import PlainLog
 
 CANNOT_SERVE: Final = 78
 """Exit status of a process that would fail again: EX_CONFIG of sysexits.h."""
@@ -67,6 +64,7 @@ class Supervisor:
 
     def __init__(self, order: Order) -> None:
         self._order = order
+        self._log = PlainLog(__name__, order.log_format)
         settings = order.settings
         port = reserve_port("--grpc-port", settings.host, settings.grpc_port)
         http = listening_socket("--metrics-port", settings.host, settings.metrics_port)
@@ -137,17 +135,17 @@ class Supervisor:
         child.short_lives = child.short_lives + 1 if lived_s < SHORT_LIFE_S else 0
         facts = {"role": child.role, "status": _describe(status), "lived_s": round(lived_s, 1)}
         if child.short_lives >= MOST_SHORT_LIVES:
-            _log.error("process ends again and again, the server stops", **facts)
+            self._log.write("error", "process ends again and again, the server stops", **facts)
             self._give_up(1)
             return
         pause_s = FIRST_PAUSE_S * 2 ** (child.short_lives - 2) if child.short_lives > 1 else 0.0
         child.due_s = time.monotonic() + pause_s
-        _log.error("process has ended, another takes its place", **facts)
+        self._log.write("error", "process has ended, another takes its place", **facts)
 
     def _obey(self, number: signal.Signals) -> None:
         """Drain at the first signal, end everything at the second."""
         if self._stop_by_s is not None:
-            _log.warning("stopping at once")
+            self._log.write("warning", "stopping at once")
             self._status = 128 + number  # what a shell reports of a process killed by it
             self._kill_all()
             return
@@ -180,7 +178,7 @@ class Supervisor:
         if self._stop_by_s is not None and time.monotonic() >= self._stop_by_s:
             late = [child.role for child in self._children if child.process is not None]
             if late:
-                _log.error("processes do not stop and are killed", roles=late)
+                self._log.write("error", "processes do not stop and are killed", roles=late)
                 self._status = self._status or 1
             self._kill_all()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from lanewise.app import App
 from lanewise.clock import NS_PER_MS
 from lanewise.config import ServerSettings
+from lanewise.rpc.front import rpc_front
 from lanewise.scheduler.cost_file import load_costs, save_costs
 from lanewise.scheduler.costs import KEPT_SAMPLES, CostTable
 
@@ -27,7 +28,8 @@ SIMULATED = REPOSITORY / "examples" / "simulated" / "models"
 async def running_app(path: Path, **settings: object) -> AsyncIterator[App]:
     """Run a server on free ports of this machine; drained at the end."""
     quick = {"drain_grace_s": 5.0} | settings
-    app = App(ServerSettings(path, host="127.0.0.1", grpc_port=0, metrics_port=0, **quick))
+    given = ServerSettings(path, host="127.0.0.1", grpc_port=0, metrics_port=0, **quick)
+    app = App(given, front=rpc_front(given))
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(app.run())
         loaded = tasks.create_task(app.loaded.wait())

@@ -8,6 +8,7 @@ import pickle
 import socket
 import struct
 from collections.abc import Callable
+from typing import cast
 
 from lanewise.link.arena import Arena, map_to_read
 from lanewise.link.messages import Message
@@ -73,8 +74,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # A cast: those of uvloop do not say what they are.
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._incoming += data

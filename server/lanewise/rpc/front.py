@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from lanewise.rpc.services import Services
-from lanewise.rpc.transport import Transport
+from lanewise.clock import Clock
+from lanewise.config import ServerSettings, read_tls_files
+from lanewise.rpc.aio_server import AioServer
+from lanewise.rpc.observer import RequestObserver
+from lanewise.rpc.services import Services, build_services
+from lanewise.rpc.transport import Transport, TransportFactory
 from lanewise.scheduler.registry import ModelRegistry
 
 LAME_DUCK_S = 0.25
@@ -41,3 +46,36 @@ class RpcFront:
         await self._health.close()
         await asyncio.sleep(LAME_DUCK_S)
         await self._transport.stop(HANDOVER_S)
+
+
+def rpc_front(
+    settings: ServerSettings, transport: TransportFactory | None = None
+) -> Callable[[ModelRegistry, Clock, RequestObserver], RpcFront]:
+    """Get what makes the front of a process that speaks gRPC.
+
+    Args:
+        settings: of the server.
+        transport: what carries the calls; None for grpc.aio with a port of its own.
+    """
+
+    def make(registry: ModelRegistry, clock: Clock, observer: RequestObserver) -> RpcFront:
+        services = build_services(
+            registry,
+            clock,
+            max_message_bytes=settings.max_message_mb << 20,
+            observer=observer,
+        )
+        carried = aio_transport(settings)(services) if transport is None else transport(services)
+        return RpcFront(registry, services, carried)
+
+    return make
+
+
+def aio_transport(settings: ServerSettings, *, shares_port: bool = False) -> TransportFactory:
+    """Get what makes the transport over grpc.aio; see `AioServer`.
+
+    Raises:
+        ConfigError: a file for TLS cannot be read.
+    """
+    tls = read_tls_files(settings.tls_cert, settings.tls_key)
+    return lambda services: AioServer(services, tls, shares_port=shares_port)
