@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import sysconfig
 
 import numpy as np
 import onnxruntime
@@ -14,6 +16,8 @@ MODEL, PORT, HTTP_PORT, METRICS_PORT = sys.argv[1], *map(int, sys.argv[2:5])
 
 
 def main() -> None:
+    # The stub that runs the function is linked with libpython, which may lie beside Python.
+    os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(MODEL, options, providers=["CPUExecutionProvider"])
