@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
 from pathlib import Path
 
-from benchmarks.peers import measuring, report
+from benchmarks.peers import goals, measuring, report
 from benchmarks.peers.subjects import SUBJECTS
 
 WORK = Path.home() / ".cache" / "lanewise" / "bench-peers"
@@ -29,7 +31,15 @@ def main() -> int:
     results = measuring.measure(
         chosen, plan, options.work, lambda line: print(line, file=sys.stderr, flush=True)
     )
-    return report.write(results, plan, options.output)
+    command = " ".join(["python -m benchmarks.peers", *map(shlex.quote, sys.argv[1:])])
+    text = report.as_markdown(results, plan, command)
+    print(text)
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+        document = json.dumps(report.as_json(results, plan, command), indent=1)
+        options.output.with_suffix(".json").write_text(document + "\n", encoding="utf-8")
+    return 0 if all(verdict.is_held is not False for verdict in goals.check(results)) else 1
 
 
 if __name__ == "__main__":

@@ -103,5 +103,3 @@ def _run(command: list[str | Path]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotInstalled(str(error)) from error
     return done.stdout
-
-

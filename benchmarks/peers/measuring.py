@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import os
@@ -66,7 +67,7 @@ class Results:
     samples: dict[str, list[Figures]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
-    ours: list[str] = field(default_factory=list)
+    date: str = field(default_factory=lambda: datetime.date.today().isoformat())
 
     def median(self, subject: str, figure: str) -> float:
         """Get the median over the repeats; NaN if it was never measured."""
@@ -82,7 +83,7 @@ def measure(
 ) -> Results:
     """Measure the subjects, interleaved; this process stays on the client's core from now on."""
     running.require_taskset()
-    results = Results(ours=[subject.name for subject in subjects if subject.is_ours])
+    results = Results()
     pythons = _prepare(subjects, work, results, tell)
     os.sched_setaffinity(0, {CLIENT_CORE})
     _make_repository(work)
@@ -204,15 +205,13 @@ def _measure_server(subject: Subject, python: Path, plan: Plan, work: Path) -> F
             outcome = fleet.run(Load(concurrency=BULK_IN_FLIGHT), timing)
             figures |= _figures("bulk", outcome)
             figures["bulk rows/s"] = figures["bulk /s"] * BULK_ROWS
-        figures["PSS MiB"] = running.proportional_mib(server.pid)
+        figures["PSS MB"] = running.proportional_mb(server.pid)
     return figures
 
 
 def _target(rows: int) -> Target:
     tensors = [Tensor("X", DType.FP32, (-1, 3, 28, 28))]
-    payloads = build_payloads(
-        "digits", "", tensors, [RowShare(rows, 1.0)], random=True, seed=0
-    )
+    payloads = build_payloads("digits", "", tensors, [RowShare(rows, 1.0)], random=True, seed=0)
     return Target("", payloads)
 
 

@@ -79,9 +79,9 @@ def serve(subject: Subject, place: Place, core: int, request: bytes) -> Iterator
             _stop(process)
 
 
-def proportional_mib(pid: int) -> float:
-    """Get the memory of a process and its descendants (PSS), in MiB of 2^20 bytes."""
-    return sum(_pss_kib(each) for each in (pid, *_descendants(pid))) / 1024
+def proportional_mb(pid: int) -> float:
+    """Get the memory of a process and its descendants (PSS), in MB of 10^6 bytes."""
+    return sum(_pss_kib(each) for each in (pid, *_descendants(pid))) * 1024 / 1e6
 
 
 def free_ports() -> tuple[int, int, int]:

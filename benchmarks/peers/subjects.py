@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,13 @@ SERVERS = Path(__file__).parent / "servers"
 REPOSITORY = Path(__file__).parents[2]
 ORT = "onnxruntime==1.22.1"
 """The same for all, so that all run the model equally fast."""
+
+
+class Transport(enum.Enum):
+    """What carries the calls of our own server."""
+
+    GRPC_AIO = enum.auto()
+    EDGE = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +55,19 @@ class Subject:
     """A server to be measured.
 
     Attributes:
-        is_ours: to be held to the goals.
+        transport: for ours, which are held to the goals; None for others.
+        floor: the subject its goals are relative to: the echo on the same grpcio, or for the
+            edge transport the same server on grpc.aio.
+        frontends: processes that take requests.
         environ: variables of its environment.
     """
 
     name: str
     environment: Environment
     command: Command
-    is_ours: bool = False
+    transport: Transport | None = None
+    floor: str = ""
+    frontends: int = 1
     environ: dict[str, str] = field(default_factory=dict)
 
 
@@ -98,15 +111,18 @@ _PYTRITON = Environment(
 _KSERVE = Environment("kserve", ("kserve==0.21.0", ORT))
 _MLSERVER = Environment("mlserver", ("mlserver==1.7.1", "uvloop<0.22", ORT))
 
-ECHO = "echo, grpc.aio"
-LANEWISE = "lanewise, grpc.aio"
+AIO = Transport.GRPC_AIO
+ECHO, ECHO_NEWEST = "echo", "echo, grpcio 1.85"
+LANEWISE, LANEWISE_NEWEST = "Lanewise", "Lanewise, grpcio 1.85"
 PYTRITON, KSERVE, MLSERVER = "PyTriton", "KServe", "MLServer"
 
+_ECHO = _script("echo_server.py", with_model=False)
+
 SUBJECTS = (
-    Subject(ECHO, _LANEWISE, _script("echo_server.py", with_model=False)),
-    Subject(LANEWISE, _LANEWISE, _lanewise(), is_ours=True),
-    Subject(f"{ECHO} 1.85", _NEWEST_GRPC, _script("echo_server.py", with_model=False)),
-    Subject(f"{LANEWISE} 1.85", _NEWEST_GRPC, _lanewise(), is_ours=True),
+    Subject(ECHO, _LANEWISE, _ECHO),
+    Subject(LANEWISE, _LANEWISE, _lanewise(), AIO, floor=ECHO),
+    Subject(ECHO_NEWEST, _NEWEST_GRPC, _ECHO),
+    Subject(LANEWISE_NEWEST, _NEWEST_GRPC, _lanewise(), AIO, floor=ECHO_NEWEST),
     Subject(PYTRITON, _PYTRITON, _script("pytriton_server.py")),
     Subject(KSERVE, _KSERVE, _script("kserve_server.py")),
     Subject(MLSERVER, _MLSERVER, _mlserver),

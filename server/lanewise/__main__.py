@@ -338,6 +338,152 @@ def simulate(  # noqa: PLR0917 - click passes options by name
     )
 
 
+class NumberList(click.ParamType):
+    """Takes positive numbers with commas between them: 1,8,32."""
+
+    name = "numbers"
+
+    def __init__(self, number: type[int] | type[float]) -> None:
+        self._number = number
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Sequence[float]:
+        """Read the numbers."""
+        try:
+            numbers = [self._number(part) for part in str(value).split(",")]
+        except ValueError:
+            numbers = []
+        if not numbers or not all(0 < number < float("inf") for number in numbers):
+            self.fail(f"'{value}' is not a list of positive numbers, such as 1,8,32", param, ctx)
+        return numbers
+
+
+class NumberOfTimes(click.ParamType):
+    """Takes a number of 1 or more, with or without an x: 10x."""
+
+    name = "times"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the number."""
+        try:
+            number = float(str(value).removesuffix("x"))
+        except ValueError:
+            number = 0.0
+        if not 1 <= number < float("inf"):
+            self.fail(f"'{value}' is not a number of 1 or more, such as 10x", param, ctx)
+        return number
+
+
+@cli.command()
+@click.argument("address", metavar="HOST:PORT")
+@click.option("--model", help="Left out: the only one of the server.")
+@click.option("--model-version", default="", help="Left out: the server's choice.")
+@click.option(
+    "--concurrency",
+    type=NumberList(int),
+    metavar="N,...",
+    help="Closed loops: requests in flight at all times, one load after the other. 1,8,32 if "
+    "there is no --rate either.",
+)
+@click.option(
+    "--rate",
+    type=NumberList(float),
+    metavar="N,...",
+    help="Open loops: requests a second, sent when due whether or not others were answered.",
+)
+@click.option(
+    "--burst",
+    type=NumberOfTimes(),
+    default="1x",
+    metavar="Nx",
+    help="Open loops come in bursts of so many times the rate.",
+)
+@click.option(
+    "--rows",
+    metavar="ROWS[:SHARE],...",
+    help="Rows of the requests, in dimension 0: 1:60%,4:35%,128:5%.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME[:DATATYPE]=SIZES",
+    help="Of an input whose sizes the server leaves open: tokens=1,128. With the datatype for "
+    "servers that do not tell inputs.",
+)
+@click.option("--zeros", is_flag=True, help="Send zeros, not random values.")
+@click.option(
+    "--timeout-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Deadline of each request, from when it is due.",
+)
+@click.option("--duration-s", type=click.FloatRange(min=0, min_open=True), default=10.0)
+@click.option("--warmup-s", type=click.FloatRange(min=0), default=2.0, help="Does not count.")
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Of the client. Left out: half the cores, 8 at most.",
+)
+@click.option("--channels", type=click.IntRange(min=1), default=1, help="Of each process.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File, .md or .json; a plot comes beside it with the extra `plots`.",
+)
+def bench(  # noqa: PLR0917 - click passes options by name
+    address: str,
+    model: str | None,
+    model_version: str,
+    concurrency: Sequence[int],
+    rate: Sequence[float],
+    burst: float,
+    rows: str | None,
+    shapes: Sequence[str],
+    zeros: bool,
+    timeout_ms: float | None,
+    duration_s: float,
+    warmup_s: float,
+    processes: int | None,
+    channels: int,
+    report: Path | None,
+) -> None:
+    """Load the KServe v2 server at HOST:PORT and tell throughput and latencies.
+
+    Exits with 1 if no request was answered.
+    """
+    from rich.console import Console
+
+    from lanewise import benching
+    from lanewise.bench.fleet import Timing
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_OF_PIPES
+    answered = benching.run(
+        benching.Arguments(
+            address=_require_address("HOST:PORT", address),
+            model=model,
+            version=model_version,
+            concurrencies=concurrency or (() if rate else (1, 8, 32)),
+            rates=rate or (),
+            burst=burst,
+            rows=rows,
+            shapes=shapes,
+            zeros=zeros,
+            timeout_ms=timeout_ms,
+            timing=Timing(warmup_s, duration_s),
+            processes=processes,
+            channels=channels,
+            report=report,
+        ),
+        console,
+    )
+    sys.exit(0 if answered else 1)
+
+
 def _split_inputs(texts: Sequence[str]) -> dict[str, str]:
     inputs: dict[str, str] = {}
     for text in texts:

@@ -9,10 +9,10 @@ import sys
 # What `lanewise serve` sets, too.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
-import grpc.aio  # noqa: E402 - reads the variable
+import grpc.aio
 
-from lanewise_client.protos import inference_pb2 as pb  # noqa: E402
-from lanewise_client.protos import inference_pb2_grpc  # noqa: E402
+from lanewise_client.protos import inference_pb2 as pb
+from lanewise_client.protos import inference_pb2_grpc
 
 LOGITS = bytes(40)
 

@@ -35,6 +35,6 @@ class Digits(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(
-        http_port=HTTP_PORT, grpc_port=PORT, workers=1, enable_latency_logging=False
-    ).start([Digits()])
+    ModelServer(http_port=HTTP_PORT, grpc_port=PORT, workers=1, enable_latency_logging=False).start(
+        [Digits()]
+    )

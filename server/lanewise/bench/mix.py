@@ -93,9 +93,7 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, WrittenShape]:
     return shapes
 
 
-def resolve(
-    declared: Sequence[Tensor], written: Mapping[str, WrittenShape]
-) -> tuple[Tensor, ...]:
+def resolve(declared: Sequence[Tensor], written: Mapping[str, WrittenShape]) -> tuple[Tensor, ...]:
     """Combine what the server declares with the command line; only dimension 0 stays dynamic.
 
     A server that declares no inputs takes what is written, with its datatypes.

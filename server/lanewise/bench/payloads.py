@@ -62,9 +62,7 @@ def _arrays(
     return arrays
 
 
-def _values(
-    dtype: DType, shape: tuple[int, ...], generator: np.random.Generator | None
-) -> Array:
+def _values(dtype: DType, shape: tuple[int, ...], generator: np.random.Generator | None) -> Array:
     """Make values from 0 up to 1; where a datatype is of integers, 0 and 1."""
     assert DYNAMIC not in shape
     if dtype is DType.BYTES:

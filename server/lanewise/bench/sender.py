@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -29,8 +30,11 @@ REST_NS = 20_000_000
 KINDS_DRAWN = 4096
 """After so many requests a closed loop repeats its sequence of kinds."""
 
+APART = 61
+"""Places in that sequence between one request in flight and the next."""
+
 _Call = Any
-_Stub = Callable[..., _Call]
+_Stub = Any
 
 
 class Sender(Protocol):
@@ -57,27 +61,22 @@ class ClosedLoop:
     """So many requests in flight at all times: an answer sends the next one."""
 
     def __init__(
-        self,
-        stubs: Sequence[_Stub],
-        target: Target,
-        stage: Stage,
-        recorder: Recorder,
+        self, stubs: Sequence[_Stub], target: Target, stage: Stage, recorder: Recorder
     ) -> None:
         whole, left = divmod(stage.load.concurrency, stage.parts)
-        count = whole + (stage.part < left)
-        kinds = draw_kinds(target, KINDS_DRAWN, target.seed + stage.part)
         self._resting: deque[tuple[int, _Chain]] = deque()
+        way = _Way(
+            payloads=[payload.data for payload in target.payloads],
+            kinds=draw_kinds(target, KINDS_DRAWN, target.seed + stage.part),
+            timeout_s=None if target.timeout_ns is None else target.timeout_ns / NS_PER_S,
+            end_ns=stage.end_ns,
+            recorder=recorder,
+            resting=self._resting,
+        )
         self._chains = [
-            _Chain(
-                stubs[number % len(stubs)],
-                target,
-                stage.end_ns,
-                recorder,
-                kinds,
-                number * 61,  # so that no two send the same sequence at the same time
-                self._resting,
-            )
-            for number in range(count)
+            # No two send the same sequence of kinds at the same time.
+            _Chain(stubs[number % len(stubs)], way, number * APART)
+            for number in range(whole + (stage.part < left))
         ]
 
     def start(self) -> None:
@@ -98,69 +97,54 @@ class ClosedLoop:
             chain.give_up()
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What the chains of a closed loop share."""
+
+    payloads: list[bytes]
+    kinds: list[int]
+    timeout_s: float | None
+    end_ns: int
+    recorder: Recorder
+    resting: deque[tuple[int, _Chain]]
+
+
 class _Chain:
     """One request after the other, each sent by the end of the one before it."""
 
-    __slots__ = (
-        "_due_ns",
-        "_end_ns",
-        "_kind",
-        "_kinds",
-        "_payloads",
-        "_place",
-        "_recorder",
-        "_resting",
-        "_stub",
-        "_timeout_s",
-        "call",
-    )
+    __slots__ = ("_due_ns", "_kind", "_place", "_stub", "_way", "call")
 
-    def __init__(
-        self,
-        stub: _Stub,
-        target: Target,
-        end_ns: int,
-        recorder: Recorder,
-        kinds: list[int],
-        place: int,
-        resting: deque[tuple[int, _Chain]],
-    ) -> None:
+    def __init__(self, stub: _Stub, way: _Way, place: int) -> None:
         self._stub = stub
-        self._payloads = [payload.data for payload in target.payloads]
-        self._timeout_s = None if target.timeout_ns is None else target.timeout_ns / NS_PER_S
-        self._end_ns = end_ns
-        self._recorder = recorder
-        self._kinds = kinds
+        self._way = way
         self._place = place
-        self._resting = resting
         self._kind = 0
         self._due_ns = 0
         self.call: _Call = None
 
     def send(self) -> None:
         """Send the next request, if there is time left."""
+        way = self._way
         self._due_ns = time.monotonic_ns()
-        if self._due_ns >= self._end_ns:
+        if self._due_ns >= way.end_ns:
             self.call = None
             return
-        self._place = (self._place + 1) % len(self._kinds)
-        self._kind = self._kinds[self._place]
-        self.call = self._stub.future(  # type: ignore[attr-defined]
-            self._payloads[self._kind], timeout=self._timeout_s
-        )
+        self._place = (self._place + 1) % len(way.kinds)
+        self._kind = way.kinds[self._place]
+        self.call = self._stub.future(way.payloads[self._kind], timeout=way.timeout_s)
         self.call.add_done_callback(self._end)
 
     def give_up(self) -> None:
         """Cancel the call in flight."""
         if self.call is not None:
-            self._recorder.note_unanswered(self._kind)
+            self._way.recorder.note_unanswered(self._kind)
             self.call.cancel()
 
     def _end(self, call: _Call) -> None:
-        self._recorder.note_end(self._kind, self._due_ns, call)
+        self._way.recorder.note_end(self._kind, self._due_ns, call)
         if call.code() is grpc.StatusCode.UNAVAILABLE:
             self.call = None
-            self._resting.append((time.monotonic_ns(), self))
+            self._way.resting.append((time.monotonic_ns(), self))
         else:
             self.send()
 
@@ -225,7 +209,7 @@ class OpenLoop:
             self._recorder.note_not_sent(kind, due_ns)
             return
         stub = self._stubs[self._next % len(self._stubs)]
-        call = stub.future(self._payloads[kind], timeout=timeout_s)  # type: ignore[attr-defined]
+        call = stub.future(self._payloads[kind], timeout=timeout_s)
         self._calls.add(call)
         call.add_done_callback(functools.partial(self._end, kind, due_ns))
 
