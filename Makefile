@@ -10,7 +10,7 @@ INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
 announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-gpu bench-gpu bench-sched bench-lanes check protos build clean
+.PHONY: help demo serve test test-gpu bench-gpu bench-sched bench-lanes bench-peers check protos build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ bench-lanes: $(if $(filter cpu,$(LANES)),$(VENV)/.test) ## serve traces on real 
 		$(if $(filter cpu,$(LANES)),$(BIN)/python,$(PYTHON)) -m benchmarks.scheduler.real_lanes \
 		--backend $(if $(filter cpu,$(LANES)),onnxruntime,tensorrt-rtx) \
 		--output benchmarks/scheduler/results/$$(date +%F)-lanes-$(LANES) $(BENCH_ARGS)
+
+bench-peers: $(VENV)/.runtime ## compare Lanewise with PyTriton, KServe and MLServer; BENCH_ARGS=--short for a try
+	$(INSTALL) uv
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.peers $(or $(BENCH_ARGS), \
+		--output benchmarks/peers/results/$$(date +%F)-peers)
 
 check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are up to date
 	$(BIN)/ruff format --check .

@@ -338,7 +338,7 @@ def simulate(  # noqa: PLR0917 - click passes options by name
     )
 
 
-class NumberList(click.ParamType):
+class NumberList(click.ParamType):  # type: ignore[type-arg]
     """Takes positive numbers with commas between them: 1,8,32."""
 
     name = "numbers"
@@ -359,7 +359,7 @@ class NumberList(click.ParamType):
         return numbers
 
 
-class NumberOfTimes(click.ParamType):
+class NumberOfTimes(click.ParamType):  # type: ignore[type-arg]
     """Takes a number of 1 or more, with or without an x: 10x."""
 
     name = "times"

@@ -66,5 +66,5 @@ class Buckets:
             return math.nan
         rank = max(1, math.ceil(share * count))
         place = int(np.searchsorted(np.cumsum(self._counts), rank))
-        middle = SHORTEST_NS * 2.0 ** ((place + 0.5) / PER_DOUBLING)
+        middle: float = SHORTEST_NS * 2.0 ** ((place + 0.5) / PER_DOUBLING)
         return min(middle, float(self._longest_ns))

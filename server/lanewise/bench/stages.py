@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
+from typing import Any
 
 import grpc
 
@@ -57,7 +58,7 @@ def _connected(target: Target) -> Iterator[grpc.Channel]:
 
 def _run(pipe: Connection, channels: list[grpc.Channel], target: Target, stage: Stage) -> None:
     recorder = Recorder(stage, len(target.payloads), target.timeout_ns)
-    stubs = [channel.unary_unary(target.method) for channel in channels]
+    stubs: list[Any] = [channel.unary_unary(target.method) for channel in channels]
     loop = ClosedLoop if stage.load.rate is None else OpenLoop
     sender: Sender = loop(stubs, target, stage, recorder)
     time.sleep(max(0, stage.begin_ns - time.monotonic_ns()) / NS_PER_S)
