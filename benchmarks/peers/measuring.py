@@ -33,6 +33,7 @@ from lanewise.tensors import DType
 SERVER_CORE, CLIENT_CORE = 0, 1
 CONCURRENCIES = (1, 8, 32, 128)
 RATE = 800.0
+GRACE_S = 10.0
 BULK_ROWS, BULK_IN_FLIGHT = 32, 8
 DIGITS = REPOSITORY / "examples" / "digits" / "models" / "digits"
 LOOP = "ONNX Runtime in a loop"
@@ -191,7 +192,7 @@ def _configure_mlserver(place: Place) -> None:
 
 
 def _measure_server(subject: Subject, python: Path, plan: Plan, work: Path) -> Figures:
-    timing = Timing(plan.warmup_s, plan.seconds)
+    timing = Timing(plan.warmup_s, plan.seconds, GRACE_S)
     single, bulk = _target(1), _target(BULK_ROWS)
     place = _place(subject, python, work)
     with running.serve(subject, place, SERVER_CORE, single.payloads[0].data) as server:

@@ -423,6 +423,12 @@ class NumberOfTimes(click.ParamType):  # type: ignore[type-arg]
 @click.option("--duration-s", type=click.FloatRange(min=0, min_open=True), default=10.0)
 @click.option("--warmup-s", type=click.FloatRange(min=0), default=2.0, help="Does not count.")
 @click.option(
+    "--grace-s",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    help="How long answers are waited for at the end of each load.",
+)
+@click.option(
     "--processes",
     type=click.IntRange(min=1),
     help="Of the client. Left out: half the cores, 8 at most.",
@@ -446,6 +452,7 @@ def bench(  # noqa: PLR0917 - click passes options by name
     timeout_ms: float | None,
     duration_s: float,
     warmup_s: float,
+    grace_s: float,
     processes: int | None,
     channels: int,
     report: Path | None,
@@ -474,7 +481,7 @@ def bench(  # noqa: PLR0917 - click passes options by name
             shapes=shapes,
             zeros=zeros,
             timeout_ms=timeout_ms,
-            timing=Timing(warmup_s, duration_s),
+            timing=Timing(warmup_s, duration_s, grace_s),
             processes=processes,
             channels=channels,
             report=report,

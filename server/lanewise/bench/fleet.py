@@ -68,7 +68,7 @@ class Timing:
 
     warmup_s: float
     duration_s: float
-    grace_s: float = 10.0
+    grace_s: float
 
 
 class Fleet:
