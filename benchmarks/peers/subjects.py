@@ -95,7 +95,7 @@ def _mlserver(place: Place) -> Sequence[str | Path]:
 
 _LANEWISE = Environment(
     "lanewise",
-    (f"{REPOSITORY}[cpu]", ORT),
+    (f"{REPOSITORY}[cpu,edge]", ORT),
     constraints=REPOSITORY / "constraints.txt",
 )
 _NEWEST_GRPC = Environment(
@@ -111,18 +111,28 @@ _PYTRITON = Environment(
 _KSERVE = Environment("kserve", ("kserve==0.21.0", ORT))
 _MLSERVER = Environment("mlserver", ("mlserver==1.7.1", "uvloop<0.22", ORT))
 
-AIO = Transport.GRPC_AIO
 ECHO, ECHO_NEWEST = "echo", "echo, grpcio 1.85"
 LANEWISE, LANEWISE_NEWEST = "Lanewise", "Lanewise, grpcio 1.85"
+LANEWISE_FRONTENDS, LANEWISE_EDGE = "Lanewise, 1 front end", "Lanewise, edge"
 PYTRITON, KSERVE, MLSERVER = "PyTriton", "KServe", "MLServer"
 
 _ECHO = _script("echo_server.py", with_model=False)
 
 SUBJECTS = (
     Subject(ECHO, _LANEWISE, _ECHO),
-    Subject(LANEWISE, _LANEWISE, _lanewise(), AIO, floor=ECHO),
+    Subject(LANEWISE, _LANEWISE, _lanewise(), Transport.GRPC_AIO, floor=ECHO),
+    Subject(
+        LANEWISE_FRONTENDS, _LANEWISE, _lanewise("--frontends", "1"), Transport.GRPC_AIO, floor=ECHO
+    ),
+    Subject(
+        LANEWISE_EDGE,
+        _LANEWISE,
+        _lanewise("--transport", "edge"),
+        Transport.EDGE,
+        floor=LANEWISE_NEWEST,
+    ),
     Subject(ECHO_NEWEST, _NEWEST_GRPC, _ECHO),
-    Subject(LANEWISE_NEWEST, _NEWEST_GRPC, _lanewise(), AIO, floor=ECHO_NEWEST),
+    Subject(LANEWISE_NEWEST, _NEWEST_GRPC, _lanewise(), Transport.GRPC_AIO, floor=ECHO_NEWEST),
     Subject(PYTRITON, _PYTRITON, _script("pytriton_server.py")),
     Subject(KSERVE, _KSERVE, _script("kserve_server.py")),
     Subject(MLSERVER, _MLSERVER, _mlserver),
