@@ -16,6 +16,8 @@ from lanewise.rpc.services import INFERENCE_SERVICE, LANE_SERVICE
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 METHODS = [
     method
     for service in (INFERENCE_SERVICE, LANE_SERVICE, HEALTH_SERVICE, REFLECTION_SERVICE)

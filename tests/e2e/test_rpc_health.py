@@ -12,6 +12,8 @@ from helpers.rpc import EchoLanes, in_event_loop, registry_of, serving, spec_of
 from lanewise.scheduler.registry import ModelState, ServedModel
 from lanewise.tensors import DType
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN

@@ -27,6 +27,8 @@ from lanewise.tensors import DYNAMIC, DType
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 NS_PER_S = 1_000_000_000
 

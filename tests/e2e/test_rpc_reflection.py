@@ -13,6 +13,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from helpers.rpc import EchoLanes, in_event_loop, infer_request, registry_of, serving
 from lanewise_client.protos.inference_pb2 import ModelInferRequest
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 
 async def reflected(address, question):
     """What a client that knows nothing but the address makes of the server."""

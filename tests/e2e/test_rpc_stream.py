@@ -20,6 +20,8 @@ from helpers.rpc import (
 from lanewise.errors import QueueFull
 from lanewise_client.protos import inference_pb2 as pb
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 

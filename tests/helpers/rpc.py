@@ -12,10 +12,10 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from helpers.transports import tested_transport
 from lanewise.clock import NS_PER_MS, Clock, SystemClock, Timer
 from lanewise.errors import UnknownTensor
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
-from lanewise.rpc.aio_server import aio_server
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.observer import RequestObserver
 from lanewise.rpc.services import build_services
@@ -245,8 +245,8 @@ async def serving(
         max_message_bytes=MAX_MESSAGE_BYTES,
         observer=observer,
     )
-    server, health = aio_server(services.methods), services.health
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server, health = tested_transport.get().make(services), services.health
+    address = f"127.0.0.1:{server.listen('127.0.0.1', 0)}"
     await health.publish(registry)
     await server.start()
     try:
@@ -260,7 +260,7 @@ async def serving(
                 LaneServiceStub(channel),
             )
     finally:
-        await server.stop(None)
+        await server.stop(0.0)
 
 
 def infer_request(*values: float, **fields: object) -> pb.ModelInferRequest:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from helpers.transports import tested_transport
 from lanewise.app import App
 from lanewise.clock import NS_PER_MS
 from lanewise.config import ServerSettings
@@ -29,7 +30,7 @@ async def running_app(path: Path, **settings: object) -> AsyncIterator[App]:
     """Run a server on free ports of this machine; drained at the end."""
     quick = {"drain_grace_s": 5.0} | settings
     given = ServerSettings(path, host="127.0.0.1", grpc_port=0, metrics_port=0, **quick)
-    app = App(given, front=rpc_front(given))
+    app = App(given, front=rpc_front(given, tested_transport.get().make))
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(app.run())
         loaded = tasks.create_task(app.loaded.wait())
@@ -121,6 +122,7 @@ def server_process(
     command = [
         *(sys.executable, *program, "serve", str(path), "--host", "127.0.0.1"),
         *("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", *arguments),
+        *tested_transport.get().arguments,
     ]
     process = subprocess.Popen(
         command,

