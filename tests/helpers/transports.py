@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from helpers.edge_relay import read_object, write_object
+from lanewise.config import reserve_port
 from lanewise.rpc.aio_server import AioServer
-from lanewise.rpc.edge_process import reserve_port
 from lanewise.rpc.edge_server import EdgeServer
 from lanewise.rpc.services import Services
 from lanewise.rpc.transport import TransportFactory
