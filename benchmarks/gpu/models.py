@@ -24,6 +24,7 @@ IMAGE = (3, 224, 224)
 CLASSES = 1000
 VOCABULARY = 30522
 WIDTH = 384
+FEATURES = 768
 
 OPSET = 21
 IR_VERSION = 10
@@ -95,6 +96,29 @@ def save_bert(folder: Path, profiles: Profiles, layers: int = 6, heads: int = 12
     tokens = net.add("ReduceSum", visible, net.integers(1), keepdims=0)
     # Padding rows have no token at all; they are to be 0, not infinite.
     net.add("Div", total, net.add("Max", tokens, net.half(1.0)), output="embedding")
+    return _save(net, folder, profiles)
+
+
+def ranker_profiles() -> Profiles:
+    """Profiles for one row, for up to 64, and for bulk work."""
+    rows = {"online": (1, 1, 1), "dynamic": (1, 16, 64), "offline": (128, 128, 128)}
+    return {name: {"X": [(count, FEATURES) for count in counts]} for name, counts in rows.items()}
+
+
+def save_ranker(folder: Path, profiles: Profiles) -> Path:
+    """Write a perceptron of 768 features, ranker.onnx, and its model.toml into `folder`.
+
+    Input X FP32 (rows, 768), 3 072 bytes a row; output Y FP32 (rows, 16). It takes so little
+    that a server's front is all that counts.
+    """
+    net = _Network("ranker")
+    net.takes("X", TensorProto.FLOAT, "rows", FEATURES)
+    net.gives("Y", TensorProto.FLOAT, "rows", 16)
+    x = net.add("Cast", "X", to=TensorProto.FLOAT16)
+    for width, to in ((FEATURES, FEATURES), (FEATURES, 16)):
+        weights = net.constant(net.normal(width, to, scale=width**-0.5))
+        x = net.add("Relu", net.add("MatMul", x, weights))
+    net.add("Cast", x, output="Y", to=TensorProto.FLOAT)
     return _save(net, folder, profiles)
 
 
