@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.peers import environments, running
+from benchmarks.peers.disturbance import Disturbance
 from benchmarks.peers.subjects import (
     MLSERVER,
     REPOSITORY,
@@ -34,6 +35,11 @@ SERVER_CORE, CLIENT_CORE = 0, 1
 CONCURRENCIES = (1, 8, 32, 128)
 RATE = 800.0
 GRACE_S = 10.0
+DISTURBED = "to others"
+"""The share of the two cores that others used during a measurement."""
+
+MOST_DISTURBED = 0.1
+ATTEMPTS = 3
 BULK_ROWS, BULK_IN_FLIGHT = 32, 8
 DIGITS = REPOSITORY / "examples" / "digits" / "models" / "digits"
 LOOP = "ONNX Runtime in a loop"
@@ -98,13 +104,12 @@ def measure(
                 continue
             tell(f"repeat {repeat + 1} of {plan.repeats}: {subject.name}")
             try:
-                figures = _measure_server(subject, python, plan, work)
+                figures = _measure_undisturbed(subject, python, plan, work, tell)
             except (running.DidNotServe, ConfigError) as error:
                 results.problems[subject.name] = str(error)
                 tell(f"  {error}")
                 continue
             _keep(results, subject.name, figures)
-            tell("  " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     return results
 
 
@@ -191,12 +196,27 @@ def _configure_mlserver(place: Place) -> None:
     (place.folder / "model-settings.json").write_text(json.dumps(model))
 
 
+def _measure_undisturbed(
+    subject: Subject, python: Path, plan: Plan, work: Path, tell: Callable[[str], None]
+) -> Figures:
+    """Measure a server, again if others used its core or the client's; the last try counts."""
+    for attempt in range(ATTEMPTS):
+        figures = _measure_server(subject, python, plan, work)
+        tell("  " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        if figures[DISTURBED] <= MOST_DISTURBED:
+            break
+        again = ": measured again" if attempt + 1 < ATTEMPTS else ""
+        tell(f"  others used {figures[DISTURBED]:.0%} of the two cores{again}")
+    return figures
+
+
 def _measure_server(subject: Subject, python: Path, plan: Plan, work: Path) -> Figures:
     timing = Timing(plan.warmup_s, plan.seconds, GRACE_S)
     single, bulk = _target(1), _target(BULK_ROWS)
     place = _place(subject, python, work)
     with running.serve(subject, place, SERVER_CORE, single.payloads[0].data) as server:
         figures = {"ready s": server.ready_s}
+        disturbance = Disturbance((SERVER_CORE, CLIENT_CORE), (server.pid, os.getpid()))
         with Fleet(_at(single, server.address), 1) as fleet:
             for concurrency in CONCURRENCIES:
                 outcome = fleet.run(Load(concurrency=concurrency), timing)
@@ -206,6 +226,7 @@ def _measure_server(subject: Subject, python: Path, plan: Plan, work: Path) -> F
             outcome = fleet.run(Load(concurrency=BULK_IN_FLIGHT), timing)
             figures |= _figures("bulk", outcome)
             figures["bulk rows/s"] = figures["bulk /s"] * BULK_ROWS
+        figures[DISTURBED] = disturbance.share()
         figures["PSS MB"] = running.proportional_mb(server.pid)
     return figures
 

@@ -14,6 +14,7 @@ from benchmarks.peers.measuring import (
     BULK_IN_FLIGHT,
     BULK_ROWS,
     CONCURRENCIES,
+    DISTURBED,
     LOOP,
     RATE,
     Plan,
@@ -93,11 +94,12 @@ def _latencies(results: Results) -> Iterator[str]:
         ("ready s", 2),
         ("PSS MB", 0),
     )
-    head = ("server", "p50 ms", "p99 ms", "rows/s", "first answer s", "PSS MB", "failed")
+    head = ("server", "p50 ms", "p99 ms", "rows/s", "first answer s", "PSS MB", "failed", DISTURBED)
     rows = []
     for name in _servers(results):
         values = [_number(results.median(name, figure), digits) for figure, digits in figures]
-        rows.append((name, *values, str(_failed(results, name))))
+        disturbed = f"{results.median(name, DISTURBED):.0%}"
+        rows.append((name, *values, str(_failed(results, name)), disturbed))
     yield from _table(head, rows)
 
 

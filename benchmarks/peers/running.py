@@ -81,7 +81,7 @@ def serve(subject: Subject, place: Place, core: int, request: bytes) -> Iterator
 
 def proportional_mb(pid: int) -> float:
     """Get the memory of a process and its descendants (PSS), in MB of 10^6 bytes."""
-    return sum(_pss_kib(each) for each in (pid, *_descendants(pid))) * 1024 / 1e6
+    return sum(_pss_kib(each) for each in (pid, *descendants(pid))) * 1024 / 1e6
 
 
 def free_ports() -> tuple[int, int, int]:
@@ -127,19 +127,20 @@ def _last_words(log: Path) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    descendants = _descendants(process.pid)
+    started = descendants(process.pid)
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for pid in descendants:  # some servers leave theirs behind
+    for pid in started:  # some servers leave theirs behind
         if Path(f"/proc/{pid}").exists():
             os.kill(pid, signal.SIGKILL)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Find the processes that a process has started, and theirs."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -147,7 +148,7 @@ def _descendants(pid: int) -> list[int]:
         except OSError:
             continue
         for child in children:
-            found += [child, *_descendants(child)]
+            found += [child, *descendants(child)]
     return found
 
 

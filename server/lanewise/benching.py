@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lanewise.bench.figures import LoadFigures, figures_of
+from lanewise.bench.figures import ALL, LoadFigures, figures_of
 from lanewise.bench.fleet import Fleet, Outcome, Timing
 from lanewise.bench.loads import Load, Payload, Target
 from lanewise.bench.mix import Tensor, parse_rows, parse_shapes, resolve
@@ -237,14 +237,26 @@ def _line(figures: LoadFigures) -> str:
 
 
 def _table(loads: Sequence[LoadFigures]) -> Table:
+    """Make the table, without columns that repeat what others say."""
+    kinds = [kind for load in loads for kind in load.kinds]
+    left_out = set()
+    if all(kind.good_per_s == kind.answered_per_s for kind in kinds):
+        left_out.add("good/s")
+    if all(kind.rows_per_s == kind.answered_per_s for kind in kinds):
+        left_out.add("rows/s")
+    if all(kind.kind == ALL for kind in kinds):
+        left_out.add("requests")
+    names = ("load", "requests", *COLUMNS, "failed")
     table = Table()
-    for name in ("load", "requests"):
-        table.add_column(name)
-    for name in (*COLUMNS, "failed"):
-        table.add_column(name, justify="right")
+    for name in names:
+        if name not in left_out:
+            is_text = name in {"load", "requests"}
+            table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
     for load in loads:
         for kind in load.kinds:
-            table.add_row(load.load, kind.kind, *cells_of(kind), str(kind.failed))
+            cells = (load.load, kind.kind, *cells_of(kind), str(kind.failed))
+            pairs = zip(names, cells, strict=True)
+            table.add_row(*(cell for name, cell in pairs if name not in left_out))
     return table
 
 
