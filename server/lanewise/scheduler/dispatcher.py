@@ -37,6 +37,7 @@ from lanewise.scheduler.decisions import (
     Reject,
 )
 from lanewise.scheduler.explanation import explain
+from lanewise.scheduler.gathering import Gathering
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.launching import Inputs, Launcher
 from lanewise.scheduler.log_lines import (
@@ -99,8 +100,8 @@ class Dispatcher:
     """Serves one version of a model: its lanes, their threads and their scheduler.
 
     Used on one event loop. `warm_up` first, then `submit` or `begin` as often as wanted, at the
-    end `drain` and `close`. Owns the runners of `loaded` and closes them. Requests that come in
-    the same turn of the loop are launched together at its end.
+    end `drain` and `close`. Owns the runners of `loaded` and closes them. Requests that come
+    close together are launched together, see `Gathering`.
 
     Args:
         policy: a name in POLICIES, or what makes one from the cost table that is kept.
@@ -147,10 +148,11 @@ class Dispatcher:
             loaded.spec, loaded.runners, clock, when_lane_lost, max_waiting=max_queue_requests
         )
         self._requests: dict[RequestId, _Request] = {}
+        most_ns = min(profile.max_queue_delay_ns for profile in self.spec.profiles)
+        self._gathering = Gathering(self._tick, clock, most_ns)
         self._cold_requests: set[asyncio.Task[None]] = set()
         self._nothing_open = asyncio.Event()
         self._last_id = 0
-        self._is_tick_due = False
         self._timer: Timer | None = None
         self._timer_ns: int | None = None
 
@@ -347,7 +349,7 @@ class Dispatcher:
         refusal = self._scheduler.admit(queued, now_ns)
         if refusal is None:
             request.is_admitted = True
-            self._tick_soon()
+            self._gathering.note_arrival()
         else:
             self._carry_out((refusal,))
         return functools.partial(self._cancel, request_id)
@@ -495,14 +497,7 @@ class Dispatcher:
         self._timer = self._timer_ns = None
         self._tick()
 
-    def _tick_soon(self) -> None:
-        """Have what was admitted in this turn of the loop launched together, after it."""
-        if not self._is_tick_due:
-            self._is_tick_due = True
-            asyncio.get_running_loop().call_soon(self._tick)
-
     def _tick(self) -> None:
-        self._is_tick_due = False
         self._carry_out(self._scheduler.tick(self._clock.now_ns()))
 
     def _finish(

@@ -1,0 +1,87 @@
+"""When requests that have come are to be launched: not before those right behind them are in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from lanewise.clock import NS_PER_MS, Clock
+
+MOST_TURNS = 8
+"""Turns of the loop without a new request that are waited out, some 5 us each: as many as a call
+takes to come in through the threads of gRPC (1.85, one core: with 5 half of what there is to
+gain is gained, with 8 to 20 all of it)."""
+
+MOST_NS = 2 * NS_PER_MS
+"""How long requests are gathered at most while they keep coming."""
+
+PROBE_EVERY = 16
+"""Where patience has not paid, it is tried again this often: a caller that is alone pays for it
+once in so many requests."""
+
+
+class Gathering:
+    """Has requests that come close together launched together. Used on one event loop.
+
+    A server that is short of processor time reads its requests one by one, and launches of one
+    row each cost it more than to read them all first: on one core, 32 requests in flight, it
+    answers 2 000 a second without patience and 3 500 with it. Where nobody else comes it would be
+    time lost, so patience is only kept while it pays.
+
+    Args:
+        launch: has what was admitted launched.
+        most_ns: how long requests may be held back for this.
+    """
+
+    def __init__(self, launch: Callable[[], None], clock: Clock, most_ns: int) -> None:
+        self._launch = launch
+        self._clock = clock
+        self._most_ns = min(most_ns, MOST_NS)
+        self._loop = asyncio.get_running_loop()
+        self._patience = MOST_TURNS
+        self._unprobed = 0
+        self._is_gathering = False
+        self._began_ns = 0
+        self._has_news = False
+        self._has_paid = False
+        self._turns_left = 0
+
+    def note_arrival(self) -> None:
+        """Take note that a request was admitted."""
+        self._has_news = True
+        if not self._is_gathering:
+            self._is_gathering = True
+            self._has_paid = False
+            self._began_ns = self._clock.now_ns()
+            self._turns_left = self._patience_now()
+            self._loop.call_soon(self._first_look)
+
+    def _patience_now(self) -> int:
+        self._unprobed += 1
+        if self._patience or self._unprobed < PROBE_EVERY:
+            return self._patience
+        self._unprobed = 0
+        return MOST_TURNS
+
+    def _first_look(self) -> None:
+        """End the turn in which the first request came; others of the same turn are in, too."""
+        self._has_news = False
+        self._wait_or_launch()
+
+    def _look(self) -> None:
+        if self._has_news:
+            self._has_news = False
+            self._has_paid = True
+            self._turns_left = MOST_TURNS
+        self._wait_or_launch()
+
+    def _wait_or_launch(self) -> None:
+        if self._turns_left and self._clock.now_ns() - self._began_ns < self._most_ns:
+            self._turns_left -= 1
+            os.sched_yield()  # to the thread that brings requests, if it has no core of its own
+            self._loop.call_soon(self._look)
+            return
+        self._patience = MOST_TURNS if self._has_paid else self._patience // 2
+        self._is_gathering = False
+        self._launch()
