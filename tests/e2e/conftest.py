@@ -20,3 +20,11 @@ def each_transport(request):
     token = tested_transport.set(transport)
     yield request.param
     tested_transport.reset(token)
+
+
+@pytest.fixture
+def on_edge(edge):
+    """Run the test on the edge transport alone."""
+    token = tested_transport.set(edge)
+    yield
+    tested_transport.reset(token)

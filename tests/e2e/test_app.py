@@ -31,6 +31,8 @@ from lanewise_client import (
     Unavailable,
 )
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 MODEL_FILE = DIGITS / "digits" / "1" / "model.onnx"
 
 

@@ -172,6 +172,7 @@ def test_a_missing_path_is_an_error_that_shows_the_layout(tmp_path):
     assert "nowhere: does not exist" in done.stderr
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_sigterm_finishes_what_waits_and_exits_with_0():
     tokens = {"token_ids": np.zeros((8, 512), np.int32)}
     with server_process(SIMULATED) as server, Client(server.address, timeout_s=30) as client:
@@ -226,6 +227,7 @@ SLOW_AT_3_ROWS = "only = { rows = [1, 2, 3, 4], ms = [0.0, 0.0, 60000.0, 0.0] }"
 """Not what is executed before the model is ready: powers of two, and the ends."""
 
 
+@pytest.mark.usefixtures("each_transport")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_a_model_warms_up_ends_the_server_without_waiting_for_it(tmp_path, number):
     with server_process(endless_model(tmp_path), until="loading model") as server:
@@ -236,6 +238,7 @@ def test_a_signal_while_a_model_warms_up_ends_the_server_without_waiting_for_it(
     assert "listening" in [entry["event"] for entry in server.log]
 
 
+@pytest.mark.usefixtures("each_transport")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_stops_at_once_and_tells_how_many_requests_it_dropped(
     tmp_path, number, expected
@@ -257,6 +260,7 @@ def test_a_second_signal_stops_at_once_and_tells_how_many_requests_it_dropped(
     assert [(entry["event"], entry.get("dropped")) for entry in log] == [("stopping at once", 1)]
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_a_second_signal_loses_nothing_of_a_recorded_trace(tmp_path):
     model, traces = endless_model(tmp_path, more_latency=SLOW_AT_3_ROWS), tmp_path / "traces"
     with (
@@ -275,6 +279,7 @@ def test_a_second_signal_loses_nothing_of_a_recorded_trace(tmp_path):
     assert [arrival.shapes for arrival in TraceFile(file)] == [((1, 3),), ((3, 3),)]
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_requests_that_outlast_the_grace_period_are_counted_when_the_server_stops(tmp_path):
     latency = SLOW_AT_3_ROWS.replace("60000.0", "1000.0")
     model = endless_model(tmp_path, more_latency=latency)

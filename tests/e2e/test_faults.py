@@ -16,6 +16,8 @@ from helpers.serving import SIMULATED, address_of, running_app
 from lanewise import errors
 from lanewise_client import AsyncClient, DeviceLost, ModelFailed
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 
 def lose_device(batch):
     raise errors.DeviceLost("an illegal address was read")

@@ -237,12 +237,13 @@ async def serving(
     registry: ModelRegistry,
     clock: Clock | None = None,
     observer: RequestObserver | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> AsyncIterator[Serving]:
     """A server on a free port of this machine, stopped at the end."""
     services = build_services(
         registry,
         clock or SystemClock(),
-        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_message_bytes=max_message_bytes,
         observer=observer,
     )
     server, health = tested_transport.get().make(services), services.health

@@ -104,9 +104,7 @@ class _BehindGate(EdgeServer):
         return self._port
 
     async def start(self):
-        self._relay = await asyncio.start_unix_server(
-            self._take, self._socket_path, backlog=1024
-        )
+        self._relay = await asyncio.start_unix_server(self._take, self._socket_path, backlog=1024)
 
     async def stop(self, grace_s):
         await super().stop(grace_s)
