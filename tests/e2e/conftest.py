@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from helpers.transports import AIO, edge_gate, require_edge, tested_transport
+from helpers.transports import AIO, TestedTransport, edge_gate, require_edge, tested_transport
 
 
 @pytest.fixture(scope="session")
@@ -14,17 +16,26 @@ def edge(tmp_path_factory):
 @pytest.fixture(params=["aio", "edge"])
 def each_transport(request):
     """Run the test once on each transport."""
-    if request.param == "edge":
-        require_edge()
-    transport = AIO if request.param == "aio" else request.getfixturevalue("edge")
-    token = tested_transport.set(transport)
-    yield request.param
-    tested_transport.reset(token)
+    yield from _on(request, request.param)
+
+
+@pytest.fixture(scope="module", params=["aio", "edge"])
+def each_transport_of_module(request):
+    """Run all tests of the module, which share a server, once on each transport."""
+    yield from _on(request, request.param)
 
 
 @pytest.fixture
-def on_edge(edge):
+def on_edge(request):
     """Run the test on the edge transport alone."""
-    token = tested_transport.set(edge)
-    yield
+    yield from _on(request, "edge")
+
+
+def _on(request: pytest.FixtureRequest, name: str) -> Iterator[str]:
+    transport: TestedTransport = AIO
+    if name == "edge":
+        require_edge()
+        transport = request.getfixturevalue("edge")
+    token = tested_transport.set(transport)
+    yield name
     tested_transport.reset(token)

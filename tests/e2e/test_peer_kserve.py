@@ -14,7 +14,7 @@ kserve = import_peer("kserve")
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(each_transport_of_module):
     with server_process(DIGITS) as server:
         yield server.address
 

@@ -18,7 +18,7 @@ triton_aio = import_peer("tritonclient.grpc.aio")
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(each_transport_of_module):
     with server_process(DIGITS) as server:
         yield server.address
 
@@ -193,7 +193,7 @@ def test_simulated_engine_with_seven_profiles_answers_tritons_client():
 
 
 @pytest.fixture(scope="module")
-def slow_address(tmp_path_factory):
+def slow_address(each_transport_of_module, tmp_path_factory):
     """A server of one lane, which takes 200 ms for each row and one row at a time."""
     folder = tmp_path_factory.mktemp("slow") / "slow"
     (folder / "1").mkdir(parents=True)

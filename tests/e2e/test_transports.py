@@ -23,7 +23,6 @@ from helpers.rpc import (
 )
 from helpers.serving import SIMULATED, server_process
 from helpers.serving import _environment as environment
-from helpers.transports import require_edge
 from lanewise.rpc.edge_wire import framed
 from lanewise_client import AsyncClient, Client
 
@@ -32,12 +31,7 @@ TLS = Path(__file__).parents[1] / "helpers" / "tls"
 CERTIFICATE, KEY = TLS / "cert.pem", TLS / "key.pem"
 
 each_transport = pytest.mark.usefixtures("each_transport")
-
-
-@pytest.fixture
-def edge_only(request):
-    require_edge()
-    request.getfixturevalue("on_edge")
+on_edge = pytest.mark.usefixtures("on_edge")
 
 
 @each_transport
@@ -98,7 +92,7 @@ async def test_large_messages_come_back_bit_for_bit():
         np.testing.assert_array_equal(result["out.X"], rows[i:])
 
 
-@pytest.mark.usefixtures("edge_only")
+@on_edge
 @in_event_loop
 async def test_a_call_without_a_request_is_refused():
     async with serving(registry_of(EchoLanes())) as server:
@@ -134,7 +128,7 @@ def test_a_missing_half_of_the_tls_files_is_an_error(each_transport):
     assert "--tls-cert: is nothing without --tls-key" in refused.stderr
 
 
-@pytest.mark.usefixtures("edge_only")
+@on_edge
 @in_event_loop
 async def test_two_requests_in_a_unary_call_are_refused():
     async with serving(registry_of(EchoLanes())) as server:
@@ -145,7 +139,7 @@ async def test_two_requests_in_a_unary_call_are_refused():
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.usefixtures("edge_only")
+@on_edge
 @in_event_loop
 async def test_a_message_above_the_limit_is_refused_before_it_has_come():
     async with serving(registry_of(EchoLanes())) as server:
@@ -162,7 +156,7 @@ async def test_a_message_above_the_limit_is_refused_before_it_has_come():
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.usefixtures("edge_only")
+@on_edge
 def test_what_is_not_http_2_gets_no_answer_and_harms_nobody():
     with server_process(SIMULATED) as server:
         host, _, port = server.address.partition(":")
@@ -171,3 +165,20 @@ def test_what_is_not_http_2_gets_no_answer_and_harms_nobody():
             assert b"200" not in connection.recv(1000)
         with Client(server.address, timeout_s=30) as client:
             assert client.is_live()
+
+
+def test_the_edge_transport_without_what_it_needs_tells_how_to_install_it():
+    program = (
+        "import sys; sys.modules['pyvoy'] = None\n"  # as if it were not installed
+        "from lanewise.__main__ import main; main()"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", program, "serve", str(SIMULATED), "--transport", "edge"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    assert "pip install 'lanewise[edge]'" in refused.stderr
