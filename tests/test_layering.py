@@ -28,6 +28,7 @@ WRONG_ARROWS = {
     "onnxruntime-home": ("lanewise/scheduler/dispatcher.py", "import onnxruntime"),
     "tensorrt-home": ("lanewise/app.py", "def late():\n    import tensorrt_rtx"),
     "cuda-home": ("lanewise/engine/runner.py", "from cuda.bindings import runtime"),
+    "edge-home": ("lanewise/rpc/edge_server.py", "import pyvoy"),
     "prometheus-home": ("lanewise/rpc/__init__.py", "import prometheus_client"),
     "terminal-home": ("lanewise/app.py", "import rich.console"),
     "matplotlib-home": ("lanewise/simulator/report.py", "import matplotlib"),
