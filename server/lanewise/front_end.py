@@ -56,6 +56,7 @@ async def run_front_end(
 
     def obey(_: signal.Signals) -> None:
         link.must_stop.set()
+        link.changed.set()  # in case the engine stopped before it told of anything
 
     watch_signals(obey)
     async with asyncio.TaskGroup() as tasks:
