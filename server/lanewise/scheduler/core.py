@@ -353,9 +353,14 @@ class Scheduler:
         lane.counters.predicted_ns += launch.predicted_ns
         if not failed:
             self._costs.record(
-                lane.profile.index, launch.padded_rows, launch.bucket, round(lane.alone_ns)
+                lane.profile.index,
+                launch.padded_rows,
+                launch.bucket,
+                round(lane.alone_ns),
+                lane.waited_ns,
             )
         lane.alone_ns = 0.0
+        lane.waited_ns = now_ns - lane.in_flight[0][1] if lane.in_flight else 0
         self._backlog.lanes_changed = True
         lane.counters.failed_launches += failed
         decisions: list[Decision] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 from collections.abc import Iterable
@@ -35,15 +36,21 @@ from lanewise.tensors import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class HostCosts:
-    """What the thread that decides spends, during which it sees nothing else.
+    """What the thread that decides spends, during which it sees nothing else; and its delays.
 
     Attributes:
         request_ns: to take in one request.
         launch_ns: to give one launch to its lane.
+        late_ns: samples of how long it takes until the thread sees a request, or the time
+            to look again, if it is not busy: what wakes it up is never at once.
+        back_ns: samples of the time from when it sees the end of a request's last launch until
+            the caller has the outputs.
     """
 
     request_ns: int = 0
     launch_ns: int = 0
+    late_ns: tuple[int, ...] = ()
+    back_ns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ def _write(model: MeasuredModel) -> CostFileTable:
         model=_write_model(model.spec),
         lanes=_write_lanes(model.lanes),
         costs=_write_costs(model.costs),
-        host=HostTable(request_ns=model.host.request_ns, launch_ns=model.host.launch_ns),
+        host=HostTable(**dataclasses.asdict(model.host)),
     )
 
 
@@ -141,7 +148,7 @@ def _read(file: CostFileTable) -> MeasuredModel:
         Lane(LaneId(i), spec.profiles[lane.profile], lane.depth, lane.row_counts)
         for i, lane in enumerate(file.lanes)
     )
-    host = HostCosts(file.host.request_ns, file.host.launch_ns)
+    host = HostCosts(**file.host.model_dump())
     return MeasuredModel(spec, lanes, _read_costs(file.costs), host, file.source)
 
 

@@ -109,6 +109,8 @@ class HostTable(Table):
 
     request_ns: Nanoseconds = 0
     launch_ns: Nanoseconds = 0
+    late_ns: tuple[Nanoseconds, ...] = ()
+    back_ns: tuple[Nanoseconds, ...] = ()
 
 
 class CostFileTable(Table):

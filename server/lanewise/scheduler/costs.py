@@ -119,15 +119,21 @@ class CostTable:
         self._beside: dict[tuple[int, int], float] = {}
         self._slowdowns: dict[tuple[int, ...], tuple[float, ...]] = {}
 
-    def record(self, profile: int, rows: int, bucket: Bucket, took_ns: int) -> None:
+    def record(
+        self, profile: int, rows: int, bucket: Bucket, took_ns: int, waited_ns: int = 0
+    ) -> None:
         """Take note of a launch that ran alone, or whose time beside others was taken out.
 
         Args:
             profile: its index.
             rows: executed, padding included.
             bucket: of the shapes without rows.
-            took_ns: from launch to readable outputs.
+            took_ns: from launch to readable outputs, without `waited_ns`.
+            waited_ns: how long it waited in its lane for the launch before it. What it could
+                do `ahead` meanwhile is missing in `took_ns`, and added.
         """
+        if waited_ns:
+            took_ns = min(took_ns + waited_ns, round(took_ns / (1 - self.ahead.get(profile, 0.0))))
         kind = Kind(profile, rows, bucket)
         estimate = self._estimates.get(kind)
         if estimate is None:

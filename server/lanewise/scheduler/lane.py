@@ -22,6 +22,7 @@ class Lane:
         in_flight: launches and when each started, oldest first.
         expected_end_ns: when the last launch in flight should be over.
         alone_ns: what the launch that runs has got done, as time that it would have taken alone.
+        waited_ns: how long that launch waited for the one before it.
     """
 
     lane_id: LaneId
@@ -32,6 +33,7 @@ class Lane:
     is_retired: bool = False
     expected_end_ns: int = 0
     alone_ns: float = 0.0
+    waited_ns: int = 0
     counters: LaneCounters = field(default_factory=LaneCounters)
 
     @property

@@ -6,7 +6,7 @@ import copy
 import functools
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lanewise.config import DEFAULT_MAX_QUEUE_REQUESTS
@@ -23,6 +23,8 @@ from lanewise.simulator.device import Device, Ended, Work
 from lanewise.simulator.outcomes import Outcomes
 from lanewise.simulator.traffic import Arrival
 from lanewise.tensors import Shape
+
+_NOTHING: tuple[int | None, Arrival | None] = (None, None)
 
 MakePolicy = Callable[[CostTable], Policy]
 
@@ -110,6 +112,7 @@ class _Simulation:
         )
         self._names = [tensor.name for tensor in model.spec.inputs]
         self._host = model.host
+        self._draw = random.Random(options.seed) if options.varied else None
         self._checked = options.checked
         self._outcomes = Outcomes()
         # The same few shapes come again and again: what follows from them is found once.
@@ -119,26 +122,27 @@ class _Simulation:
         self._ended: deque[Ended] = deque()
         self._free_ns = 0
         self._last_id = 0
+        self._timer_ns: int | None = None
+        self._timer_late_ns = 0
 
     def run(self, traffic: Iterable[Arrival]) -> Result:
         """Serve `traffic` to its end."""
-        arrivals = iter(traffic)
-        arrival = next(arrivals, None)
+        arrivals = self._seen(traffic)
+        seen_ns, arrival = next(arrivals, _NOTHING)
         began_ns = arrival.at_ns if arrival else 0
         self._free_ns = began_ns
         steps = 0
         while True:
             ended_ns = self._ended[0].at_ns if self._ended else self._device.next_end_ns
-            wakeup_ns = self._scheduler.next_wakeup_ns()
-            at_ns = _earliest(arrival.at_ns if arrival else None, ended_ns, wakeup_ns)
+            at_ns = _earliest(seen_ns, ended_ns, self._woken_ns())
             if at_ns is None:
                 break
             steps += 1
             if ended_ns == at_ns:
                 self._finish(ended_ns)
-            elif arrival is not None and arrival.at_ns == at_ns:
-                self._arrive(arrival)
-                arrival = next(arrivals, None)
+            elif arrival is not None and seen_ns == at_ns:
+                self._arrive(arrival, at_ns)
+                seen_ns, arrival = next(arrivals, _NOTHING)
             else:
                 self._wake(at_ns)
             if self._checked:
@@ -158,6 +162,26 @@ class _Simulation:
         self._free_ns = max(self._free_ns, at_ns) + busy_ns
         self._ended.extend(self._device.advance(self._free_ns))
 
+    def _some_of(self, samples_ns: Sequence[int]) -> int:
+        """Draw one of the samples; 0 if there are none or nothing is drawn."""
+        return self._draw.choice(samples_ns) if self._draw and samples_ns else 0
+
+    def _seen(self, traffic: Iterable[Arrival]) -> Iterator[tuple[int, Arrival]]:
+        """Iterate over arrivals, each with when the thread could see it: in their order."""
+        seen_ns = 0
+        for arrival in traffic:
+            seen_ns = max(seen_ns, arrival.at_ns + self._some_of(self._host.late_ns))
+            yield seen_ns, arrival
+
+    def _woken_ns(self) -> int | None:
+        """Tell when the thread looks again if nothing happens; the same until that changes."""
+        at_ns = self._scheduler.next_wakeup_ns()
+        if at_ns is None or not self._host.late_ns:
+            return at_ns
+        if at_ns != self._timer_ns:
+            self._timer_ns, self._timer_late_ns = at_ns, self._some_of(self._host.late_ns)
+        return at_ns + self._timer_late_ns
+
     def _wake(self, at_ns: int) -> None:
         self._be_free(at_ns)
         decisions = self._scheduler.tick(self._free_ns)
@@ -172,8 +196,8 @@ class _Simulation:
         launch_id, _ = self._ended.popleft()
         self._carry_out(self._scheduler.finish(launch_id, self._free_ns))
 
-    def _arrive(self, arrival: Arrival) -> None:
-        self._be_free(arrival.at_ns, self._host.request_ns)
+    def _arrive(self, arrival: Arrival, seen_ns: int) -> None:
+        self._be_free(seen_ns, self._host.request_ns)
         self._last_id += 1
         request_id = RequestId(self._last_id)
         try:
@@ -205,7 +229,8 @@ class _Simulation:
                 case Launch():
                     self._launch(decision)
                 case Complete(request_id):
-                    self._outcomes.complete(request_id, self._free_ns)
+                    back_ns = self._some_of(self._host.back_ns)
+                    self._outcomes.complete(request_id, self._free_ns + back_ns)
                     del self._routes[request_id]
                 case Reject(request_id) | Expire(request_id) | Fail(request_id):
                     del self._routes[request_id]

@@ -232,7 +232,10 @@ def _launch(
     rows = sum(count for _, count in parts)
     if lane.in_flight and rows < option.prices.max_rows:
         return None  # it would only wait on the device, and could no longer grow
-    predicted_ns = option.wait_ns + round(option.prices.typical_ns[rows] * option.slowdown)
+    alone_ns = option.prices.typical_ns[rows]
+    if option.wait_ns:  # what it can do meanwhile
+        alone_ns -= min(option.wait_ns, round(alone_ns * option.prices.ahead))
+    predicted_ns = option.wait_ns + round(alone_ns * option.slowdown)
     return Choice(lane, parts, reason, predicted_ns, option.slowdown)
 
 

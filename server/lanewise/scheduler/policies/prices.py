@@ -19,6 +19,7 @@ class LanePrices:
     """What launches of 0 to `max_rows` rows cost in one lane, padding included.
 
     Attributes:
+        ahead: see `CostTable`.
         typical_ns: by rows, the median.
         safe_ns: by rows, hardly exceeded.
         counts: numbers of rows worth launching, ascending: the lane's own, or powers of two.
@@ -28,6 +29,7 @@ class LanePrices:
     """
 
     __slots__ = (
+        "ahead",
         "copies",
         "counts",
         "is_padded",
@@ -42,6 +44,7 @@ class LanePrices:
         profile = lane.profile
         self.lane = lane
         self.copies = 1
+        self.ahead = costs.ahead.get(profile.index, 0.0)
         self.max_rows = profile.rows.max
         self.counts = lane.row_counts or tuple(sorted(profile.rows.powers_of_two))
         typical, safe = {}, {}
