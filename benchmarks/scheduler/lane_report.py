@@ -83,8 +83,9 @@ def as_markdown(runs: LaneRuns, circumstances: dict[str, str]) -> str:
             + "\n".join(f"- {name}: {words}" for name, words in settings.items()),
             "## Measured",
             as_table(_MEASURED, [_measured_row(case) for case in runs.cases]),
-            "## Predicted\n\nBy the simulator, from the costs measured before each repeat, and how "
-            "far that is from what was measured: medians of the repeats, bold beyond "
+            "## Predicted\n\nBy the simulator, from what the lanes had learnt of another trace "
+            "at the same load right before, and how far that is from what was measured: medians of "
+            "the repeats, bold beyond "
             f"{TOLERANCE:.0%}.",
             as_table(_PREDICTED, [_predicted_row(case) for case in runs.cases]),
             "## Costs",

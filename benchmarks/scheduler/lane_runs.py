@@ -18,20 +18,19 @@ from benchmarks.scheduler.contenders import OURS, Settings, contenders
 from benchmarks.scheduler.figures import Figures, figures_of
 from benchmarks.scheduler.host_costs import measure_host
 from benchmarks.scheduler.lane_models import load_lanes
+from benchmarks.scheduler.prediction import calibrate, predict
 from benchmarks.scheduler.replay import replay
 from benchmarks.scheduler.scenarios import DEADLINES_MS, ROWS, SHARES
-from lanewise.clock import NS_PER_MS, Clock, SystemClock
+from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.config import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.engine.runner import LoadedModel
-from lanewise.engine.threads import RunnerThreads
 from lanewise.scheduler.cost_file import HostCosts, MeasuredModel, load_costs, save_costs
 from lanewise.scheduler.costs import CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 from lanewise.scheduler.policy import Policy
-from lanewise.simulator.simulation import Options, simulate
+from lanewise.simulator.simulation import simulate
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
 from lanewise.tensors import Shape
 
@@ -56,9 +55,12 @@ class Plan:
 
     Attributes:
         loads: of capacity.
+        seconds: of each of the two traces of a load.
         repeats: of each load under each policy, in turn with the others.
-        trace: requests to send instead of made-up ones; then there is one load, and `loads`,
-            `seconds` and `seed` mean nothing.
+        seed: of the traces that are predicted.
+        trace: requests to send instead of made-up ones; the first half is learnt from, the
+            other is predicted. Then there is one load, and `loads`, `seconds` and `seed` mean
+            nothing.
     """
 
     backend: str
@@ -68,6 +70,19 @@ class Plan:
     seed: int = 1
     policies: tuple[str, ...] = POLICIES
     trace: tuple[Arrival, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Of the trace that is learnt from, and of the one that is predicted."""
+        return self.seed + 1000, self.seed
+
+
+@dataclass(frozen=True, slots=True)
+class TracePair:
+    """The trace that is predicted, and one of the same kind that is served before."""
+
+    before: Sequence[Arrival]
+    trace: Sequence[Arrival]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +128,8 @@ class LaneRuns:
 
     Attributes:
         capacity: requests of the mix a second, see README.
-        model: as it was measured before the first request; predictions are made from what was
-            measured right before the repeat.
+        model: as it was measured before the first request; predictions are made from what
+            the lanes have learnt right before.
         hosts: what deciding costs, by policy.
     """
 
@@ -126,11 +141,10 @@ class LaneRuns:
 
 
 async def run_lanes(plan: Plan, tell: Callable[[str], None]) -> LaneRuns:
-    """Measure the lanes, predict each trace from that, and then serve each on them.
+    """Serve a trace, predict another one from what the lanes cost by then, and serve it, too.
 
-    The lanes are measured anew right before each trace, and both are done again if other
-    processes were busy meanwhile: on a machine shared with others lanes are not as fast from
-    minute to minute, which is nothing a prediction could know.
+    All that is done again if other processes were busy meanwhile: on a machine shared with
+    others lanes are not as fast from minute to minute, which is nothing a prediction could know.
     """
     clock = SystemClock()
     with tempfile.TemporaryDirectory() as folder:
@@ -140,32 +154,30 @@ async def run_lanes(plan: Plan, tell: Callable[[str], None]) -> LaneRuns:
         await measuring.warm_up()
         model = _through_file(_measured_model(loaded, measuring.costs), Path(folder) / "costs.json")
     capacity = capacity_of(model)
-    traces = {load: _trace(plan, model, load * capacity) for load in plan.loads}
-    if plan.trace:
-        traces = {0.0: plan.trace}
+    traces = _traces(plan, model, capacity)
     tell(f"capacity {capacity:.0f} requests/s; tuning")
-    settings = {name: _tune(name, model, traces.values()) for name in plan.policies}
+    learnt_from = [each.before for each in traces.values()]
+    settings = {name: _tune(name, model, learnt_from) for name in plan.policies}
     hosts, dispatchers = {}, {OURS: measuring}
     for name, (_, make_policy) in settings.items():
         costs = copy.deepcopy(model.costs)
         hosts[name] = await measure_host(loaded.spec, loaded, copy.deepcopy(costs), make_policy)
         dispatchers[name] = _dispatcher(loaded, make_policy, costs)
     cases = {
-        load: [Case(load, name, settings[name][0], len(trace)) for name in plan.policies]
-        for load, trace in traces.items()
+        load: [Case(load, name, settings[name][0], len(each.trace)) for name in plan.policies]
+        for load, each in traces.items()
     }
     gc.freeze()  # what was made so far need not be looked through while requests wait
     try:
         for repeat in range(plan.repeats):
             tell(f"repeat {repeat + 1} of {plan.repeats}")
-            for load, trace in traces.items():
+            for load, pair in traces.items():
                 for case in cases[load]:
                     name = case.policy
+                    known = dataclasses.replace(model, host=hosts[name])
                     tries: list[Try] = []
                     while len(tries) < TRIES and (not tries or tries[-1].others > CALM):
-                        now = dataclasses.replace(model, host=hosts[name])
-                        attempt = _try(now, loaded, dispatchers[name], trace, settings[name])
-                        tries.append(await attempt)
+                        tries.append(await _try(known, dispatchers[name], pair, settings[name]))
                     case.note(min(tries, key=lambda one: one.others))
     finally:
         for dispatcher in {measuring, *dispatchers.values()}:
@@ -190,7 +202,18 @@ def _item(model: MeasuredModel) -> list[Shape]:
     return [opt[t.name].opt[t.name in model.spec.rowwise :] for t in model.spec.inputs]
 
 
-def _trace(plan: Plan, model: MeasuredModel, rate: float) -> tuple[Arrival, ...]:
+def _traces(plan: Plan, model: MeasuredModel, capacity: float) -> dict[float, TracePair]:
+    """Get what is served at each load."""
+    if plan.trace:
+        half = len(plan.trace) // 2
+        return {0.0: TracePair(plan.trace[:half], plan.trace[half:])}
+    return {
+        load: TracePair(*(_trace(plan, model, load * capacity, seed) for seed in plan.seeds))
+        for load in plan.loads
+    }
+
+
+def _trace(plan: Plan, model: MeasuredModel, rate: float, seed: int) -> tuple[Arrival, ...]:
     bulk_ns = model.costs.typical_ns(len(model.spec.profiles) - 1, 128, bucket_of(_item(model)))
     stretch = max(1.0, bulk_ns / H200_BULK_NS)
     mix = [
@@ -202,7 +225,7 @@ def _trace(plan: Plan, model: MeasuredModel, rate: float) -> tuple[Arrival, ...]
         )
         for name, share in SHARES.items()
     ]
-    return tuple(Traffic(model.spec, mix, plan.seconds, plan.seed))
+    return tuple(Traffic(model.spec, mix, plan.seconds, seed))
 
 
 def _tune(name: str, model: MeasuredModel, traces: Iterable[Sequence[Arrival]]) -> Settings:
@@ -244,33 +267,18 @@ def _through_file(model: MeasuredModel, path: Path) -> MeasuredModel:
     return load_costs(path)
 
 
-async def _measure_again(loaded: LoadedModel, clock: Clock) -> CostTable:
-    costs = CostTable()
-    lanes = [
-        MeasuredLane(runner, RunnerThreads(runner.depth, "bench")) for runner in loaded.runners
-    ]
-    await measure_costs(loaded.spec, lanes, costs, clock)
-    for lane in lanes:
-        lane.threads.stop()
-    return costs
-
-
 async def _try(
-    model: MeasuredModel,
-    loaded: LoadedModel,
-    dispatcher: Dispatcher,
-    trace: Sequence[Arrival],
-    settings: Settings,
+    model: MeasuredModel, dispatcher: Dispatcher, pair: TracePair, settings: Settings
 ) -> Try:
-    """Measure the lanes, predict what comes of the trace, and serve it."""
+    """Serve the one trace, predict from that what comes of the other, and serve it."""
     await asyncio.sleep(PAUSE_S)
     bystanders = Bystanders()
-    now = dataclasses.replace(model, costs=await _measure_again(loaded, SystemClock()))
-    simulated = simulate(now, trace, settings[1], Options(varied=True))
+    learnt = await calibrate(model, dispatcher, pair.before)
+    predicted = predict(learnt, pair.trace, settings[1])
     gc.collect()
-    served = await replay(dispatcher, trace)
+    served = await replay(dispatcher, pair.trace)
     return Try(
-        figures_of(simulated.outcomes, simulated.ended_ns - simulated.began_ns),
+        predicted,
         figures_of(served.outcomes, served.duration_ns),
         float(np.quantile(served.lateness_ns, 0.99)) / 1e3,
         bystanders.share(),

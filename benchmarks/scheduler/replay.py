@@ -27,11 +27,14 @@ class Replay:
         outcomes: latencies count from when a request was due, not from when it was submitted.
         duration_ns: from when the first request was due until the last had ended.
         lateness_ns: how long after it was due each request was submitted.
+        back_ns: how long it took from when the last launch of each request was seen to be over
+            until its caller went on, for those that got outputs.
     """
 
     outcomes: Outcomes
     duration_ns: int
     lateness_ns: Sequence[int]
+    back_ns: Sequence[int]
 
 
 class Inputs:
@@ -73,7 +76,8 @@ async def replay(dispatcher: Dispatcher, trace: Sequence[Arrival]) -> Replay:
             requests.create_task(run.serve(index, trace[index], base_ns))
 
         base_ns = await pace([arrival.at_ns for arrival in trace], send)
-    return Replay(run.outcomes, run.ended_ns - base_ns - began_ns, run.lateness_ns)
+    duration_ns = run.ended_ns - base_ns - began_ns
+    return Replay(run.outcomes, duration_ns, run.lateness_ns, run.back_ns)
 
 
 class _Run:
@@ -84,22 +88,26 @@ class _Run:
         self._inputs = inputs
         self.outcomes = Outcomes()
         self.lateness_ns: list[int] = []
+        self.back_ns: list[int] = []
         self.ended_ns = 0
 
     async def serve(self, number: int, arrival: Arrival, base_ns: int) -> None:
         """Submit one request and take note of its end."""
-        due_ns = base_ns + arrival.at_ns
-        self.lateness_ns.append(time.monotonic_ns() - due_ns)
+        due_ns, sent_ns = base_ns + arrival.at_ns, time.monotonic_ns()
+        self.lateness_ns.append(sent_ns - due_ns)
         self.outcomes.arrive(number, arrival, arrival.shapes[0][0])
         options: dict[str, Any] = {"profile": arrival.pin, "priority": arrival.priority}
         if arrival.timeout_ns is not None:
             options["deadline_ns"] = due_ns + arrival.timeout_ns
         try:
-            await self._dispatcher.submit(self._inputs.of(arrival.shapes), **options)
+            result = await self._dispatcher.submit(self._inputs.of(arrival.shapes), **options)
         except DeadlineExpired:
             self.outcomes.expire(number)
         except Overloaded:
             self.outcomes.refuse(number)
         else:
-            self.outcomes.complete(number, time.monotonic_ns() - base_ns)
+            now_ns = time.monotonic_ns()
+            self.outcomes.complete(number, now_ns - base_ns)
+            over_ns = max(one.queue_ns + one.execution_ns for one in result.launches)
+            self.back_ns.append(max(0, now_ns - sent_ns - over_ns))
         self.ended_ns = time.monotonic_ns()

@@ -177,7 +177,7 @@ def test_no_other_way_to_group_lengths_costs_less(rows, launch_ms, token_ms):
 
     def cost_of(groups):
         return sum(
-            prices_for((), group[-1].buckets).serial_ns(sum(queue.rows for queue in group))
+            prices_for((), group[-1].buckets).serial_ns[sum(queue.rows for queue in group)]
             for group in groups
         )
 

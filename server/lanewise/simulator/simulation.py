@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -167,11 +168,16 @@ class _Simulation:
         return self._draw.choice(samples_ns) if self._draw and samples_ns else 0
 
     def _seen(self, traffic: Iterable[Arrival]) -> Iterator[tuple[int, Arrival]]:
-        """Iterate over arrivals, each with when the thread could see it: in their order."""
-        seen_ns = 0
-        for arrival in traffic:
-            seen_ns = max(seen_ns, arrival.at_ns + self._some_of(self._host.late_ns))
-            yield seen_ns, arrival
+        """Iterate over when the thread could see arrivals, and over these, in that order."""
+        coming: list[tuple[int, int, Arrival]] = []  # a heap
+        for number, arrival in enumerate(traffic):
+            while coming and coming[0][0] <= arrival.at_ns:
+                seen_ns, _, seen = heapq.heappop(coming)
+                yield seen_ns, seen
+            late_ns = self._some_of(self._host.late_ns)
+            heapq.heappush(coming, (arrival.at_ns + late_ns, number, arrival))
+        for seen_ns, _, seen in sorted(coming):
+            yield seen_ns, seen
 
     def _woken_ns(self) -> int | None:
         """Tell when the thread looks again if nothing happens; the same until that changes."""

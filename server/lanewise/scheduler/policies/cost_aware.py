@@ -216,7 +216,7 @@ def _needed_ns(waiting: Waiting, prices: Prices, moment: Moment) -> int:
         if not each.lane.is_retired:
             first = min(rows, each.max_rows)
             rest = max(0, rows - first * each.copies)  # what copies of the lane cannot take, too
-            run_ns = each.typical_ns[first] + prices.serial_ns(rest)
+            run_ns = each.typical_ns[first] + prices.serial_ns[rest]
             needed.append(moment.wait_ns(each.lane) + run_ns)
     return round(min(needed))
 

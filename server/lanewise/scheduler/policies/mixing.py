@@ -80,7 +80,7 @@ def cheapest_groups(queues: Sequence[StackQueue], prices_for: PricesFor) -> list
                 if not fits:
                     break
             rows += queue.rows
-            cost_ns = least_ns[start] + prices_for(fits, longest.buckets).serial_ns(rows)
+            cost_ns = least_ns[start] + prices_for(fits, longest.buckets).serial_ns[rows]
             if cost_ns <= best_ns:
                 best_ns, best_start, best_fits = cost_ns, start, fits
         least_ns.append(best_ns)

@@ -117,7 +117,7 @@ class _Task:
         self.rows = head.rows_left
         self.waiting = queue.rows
         self.beside = queue.rows_beside(head)
-        self.plan_ns = prices.serial_ns(queue.rows)
+        self.plan_ns = prices.serial_ns[queue.rows]
         self.whole_ns = prices.whole_ns(head.rows_left)
 
     def rows_in(self, room: int) -> int:
@@ -144,7 +144,7 @@ def _best_in(each: LanePrices, task: _Task) -> Option | None:
         cuts = rows < task.rows
         lasts_ns = wait_ns + each.safe_ns[rows] * slowdown
         if cuts:
-            part_ns, rest_ns = each.typical_ns[rows], prices.serial_ns(task.rows - rows)
+            part_ns, rest_ns = each.typical_ns[rows], prices.serial_ns[task.rows - rows]
             if part_ns > CUT_WORTH * rows * prices.row_ns or part_ns + rest_ns >= whole_ns:
                 rows = each.next_below[rows]  # fewer may cost less by the row
                 continue
@@ -156,7 +156,7 @@ def _best_in(each: LanePrices, task: _Task) -> Option | None:
                 # The device works on both: only what the others lose is spent.
                 overlap = min(1.0, left_ns / price_ns)
                 price_ns *= overlap * harm + (1 - overlap) / slowdown
-            waste_ns = price_ns + prices.serial_ns(task.waiting - rows) - task.plan_ns
+            waste_ns = price_ns + prices.serial_ns[task.waiting - rows] - task.plan_ns
             if best is None or waste_ns < best.waste_ns:
                 best = Option(each, rows, cuts, falls_short, slowdown, waste_ns, wait_ns)
             if not each.is_padded[rows]:
