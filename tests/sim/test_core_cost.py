@@ -7,8 +7,8 @@ import pytest
 from benchmarks.scheduler.core_cost import BACKLOG, calls_per_request
 from lanewise.scheduler.policies import POLICIES
 
-MOST_CALLS = 220
-"""Function calls a request from arrival to end; at about 50 ns each, some 10 us."""
+MOST_CALLS = 150
+"""Function calls a request from arrival to end; at some 120 ns each, 17 us."""
 
 FEW = BACKLOG // 8
 

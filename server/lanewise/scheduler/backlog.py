@@ -29,6 +29,7 @@ class Waiting:
         buckets: of its shapes, by profile index.
         owners: indexes of the profiles made for its rows left; see `Router.eligibility`.
         next_row: the first row that was not launched.
+        rows_left: rows that were not launched.
         launches: launches in flight with rows of it.
     """
 
@@ -40,12 +41,17 @@ class Waiting:
     buckets: tuple[Bucket, ...]
     owners: tuple[int, ...] = ()
     next_row: int = 0
+    rows_left: int = field(init=False)
     launches: int = 0
 
-    @property
-    def rows_left(self) -> int:
-        """Rows that were not launched."""
-        return self.request.route.rows - self.next_row
+    def __post_init__(self) -> None:
+        self.rows_left = self.request.route.rows - self.next_row
+
+    def take(self, rows: int) -> None:
+        """Take note that the next `rows` rows are launched."""
+        self.next_row += rows
+        self.rows_left -= rows
+        self.launches += 1
 
     @property
     def deadline_ns(self) -> int | None:
@@ -138,6 +144,7 @@ class Backlog:
         changed: queues that requests came to or left since `choose` last had nothing to do;
             some may be gone.
         lanes_changed: whether a lane was given something or became free since then.
+        has_room: whether a lane can take a launch.
     """
 
     def __init__(self, lanes: tuple[Lane, ...]) -> None:
@@ -149,6 +156,12 @@ class Backlog:
         self.by_owners: Counter[tuple[int, ...]] = Counter()
         self.changed: set[QueueKey] = set()
         self.lanes_changed = True
+        self.has_room = True
+
+    def note_lanes(self) -> None:
+        """Take note that a lane was given something, became free or was retired."""
+        self.lanes_changed = True
+        self.has_room = any(lane.has_room for lane in self.lanes)
 
     def __len__(self) -> int:
         return len(self.arrivals)

@@ -89,9 +89,9 @@ class Scheduler:
 
         Of requests that come together each is admitted, and then they are launched together.
         """
-        if error := self._refuse(request):
-            return Reject(request.request_id, error)
         waiting = self._make_waiting(request, now_ns)
+        if error := self._refuse(waiting):
+            return Reject(request.request_id, error)
         needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
         if request.deadline_ns is not None:
             is_late = now_ns + needed_ns >= request.deadline_ns
@@ -99,7 +99,7 @@ class Scheduler:
                 return Expire(request.request_id, needed_ns)
             self._remember_deadline(request.deadline_ns, request.request_id)
         self._requests[request.request_id] = waiting
-        self._enqueue(waiting)
+        self._backlog.add(waiting)
         return None
 
     def cancel(self, request_id: RequestId, now_ns: int) -> list[Decision]:
@@ -171,6 +171,7 @@ class Scheduler:
         for waiting in self._requests.values():
             assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
             assert 0 <= waiting.next_row <= waiting.request.route.rows
+        assert self._backlog.has_room == any(lane.has_room for lane in self.lanes)
         for lane in self.lanes:
             assert len(lane.in_flight) <= lane.depth
             for launch, _ in lane.in_flight:
@@ -192,16 +193,14 @@ class Scheduler:
         self._tried_ns = now_ns
         return True
 
-    def _refuse(self, request: QueuedRequest) -> ServingError | None:
+    def _refuse(self, asked: Waiting) -> ServingError | None:
         if self._backlog.draining:
             return Draining("the server is draining and takes no new requests; try another replica")
-        fits = self._live(request.route.fits)
-        if not fits:
-            return self._lost(request)
-        owners = self.router.eligibility(fits, request.route.rows).owners
-        waiting = self._backlog.by_owners[owners]
+        if not asked.fits:
+            return self._lost(asked.request)
+        waiting = self._backlog.by_owners.get(asked.owners, 0)
         if waiting >= self._max_queue_requests:
-            names = " or ".join(f"'{self._spec.profiles[i].name}'" for i in owners)
+            names = " or ".join(f"'{self._spec.profiles[i].name}'" for i in asked.owners)
             return QueueFull(
                 f"model '{self._spec.name}': {waiting} requests wait for {names}, which is the "
                 "limit; send again later or elsewhere, or raise --max-queue-requests"
@@ -228,9 +227,11 @@ class Scheduler:
         if due_ns is None:
             due_ns = now_ns + request.target_ns
         due_ns += (request.priority - 1) * PRIORITY_STEP_NS
-        fits = self._live(request.route.fits)
-        buckets = request.route.buckets
-        return Waiting(request, self._next_sequence(), now_ns, due_ns, fits, buckets)
+        route = request.route
+        fits = self._live(route.fits)
+        owners = self.router.eligibility(fits, route.rows).owners if fits else ()
+        sequence = self._next_sequence()
+        return Waiting(request, sequence, now_ns, due_ns, fits, route.buckets, owners)
 
     def _next_sequence(self) -> int:
         self._sequence += 1
@@ -287,8 +288,7 @@ class Scheduler:
         for waiting, rows in choice.parts:
             self._dequeue(waiting)
             slices.append(Slice(waiting.request.request_id, waiting.next_row, rows))
-            waiting.next_row += rows
-            waiting.launches += 1
+            waiting.take(rows)
             if waiting.rows_left:
                 # Behind what waits already: a large request takes turns with the others.
                 waiting.sequence = self._next_sequence()
@@ -311,6 +311,7 @@ class Scheduler:
         self._advance(now_ns)
         self._expect(lane, choice.predicted_ns, now_ns)
         lane.in_flight.append((launch, now_ns))
+        self._backlog.note_lanes()
         self._in_flight[launch.launch_id] = lane
         lane.counters.launches += 1
         lane.counters.requests += len(slices)
@@ -341,7 +342,6 @@ class Scheduler:
                 left_ns = max(0, other.expected_end_ns - now_ns) * slowdown
                 other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
         lane.expected_end_ns = now_ns + predicted_ns
-        self._backlog.lanes_changed = True
 
     def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of."""
@@ -361,7 +361,7 @@ class Scheduler:
             )
         lane.alone_ns = 0.0
         lane.waited_ns = now_ns - lane.in_flight[0][1] if lane.in_flight else 0
-        self._backlog.lanes_changed = True
+        self._backlog.note_lanes()
         lane.counters.failed_launches += failed
         decisions: list[Decision] = []
         for part in launch.slices:

@@ -88,7 +88,7 @@ def _plan(
         launches.append(
             PlannedLaunch(lane.lane_id, lane.profile, waiting.next_row, rows, lane.padded(rows))
         )
-        waiting.next_row += rows
+        waiting.take(rows)
     return tuple(launches)
 
 

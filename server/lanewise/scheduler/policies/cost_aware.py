@@ -64,12 +64,12 @@ class CostAwarePolicy:
 
     def choose(self, backlog: Backlog, now_ns: int) -> Choice | GiveUp | None:
         wakeup_ns, self._wakeup_ns = self._wakeup_ns, None
+        if not backlog.has_room:
+            return None
         moment = Moment(backlog, self._costs, self._targets, now_ns)
         if moment.live_lanes != self._live_lanes:
             self._prices.clear()
             self._live_lanes = moment.live_lanes
-        if not moment.is_any_idle and not moment.can_queue:
-            return None
         if backlog.lanes_changed or (wakeup_ns is not None and now_ns >= wakeup_ns):
             queues: Iterable[StackQueue] = backlog.queues.values()
         else:  # whatever was held before is still held

@@ -84,11 +84,18 @@ class Moment:
         self.targets = targets
         self.draining = backlog.draining
         self._lanes = backlog.lanes
-        self.running = [lane for lane in backlog.lanes if lane.in_flight]
-        live = [lane for lane in backlog.lanes if not lane.is_retired]
-        self.live_lanes = len(live)
-        self.is_any_idle = any(not lane.in_flight for lane in live)
-        self.can_queue = [lane for lane in self.running if lane.has_room]
+        self.running: list[Lane] = []
+        self.can_queue: list[Lane] = []
+        self.live_lanes = 0
+        self.is_any_idle = False
+        for lane in backlog.lanes:
+            if lane.in_flight:
+                self.running.append(lane)
+                if lane.has_room:
+                    self.can_queue.append(lane)
+            elif not lane.is_retired:
+                self.is_any_idle = True
+            self.live_lanes += not lane.is_retired
         self._costs = costs
         self._by_owners = backlog.by_owners
         self._neighbours: dict[int, Neighbours] = {}
