@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
 from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.decisions import LaunchReason
-from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policies.mixing import Mixes
 from lanewise.scheduler.policies.moment import Moment, Targets
 from lanewise.scheduler.policies.options import Option, pays_to_wait, weigh
@@ -120,7 +119,7 @@ class CostAwarePolicy:
     def _choose_from(
         self, head: Waiting, queue: StackQueue, backlog: Backlog, moment: Moment
     ) -> Choice | GiveUp | None:
-        if not moment.is_any_idle and not _fills_any(queue, moment.can_queue):
+        if not moment.is_any_idle and not moment.can_go_behind(queue):
             return None
         prices = self._prices_for(backlog, moment.now_ns, queue.fits, queue.buckets)
         slack_ns = math.inf
@@ -195,17 +194,10 @@ def _most_urgent(queues: Iterable[StackQueue], moment: Moment) -> Sequence[Waiti
     heads = [
         head
         for queue in queues
-        if moment.is_idle(queue.fits) or _fills_any(queue, moment.can_queue)
+        if moment.is_idle(queue.fits) or moment.can_go_behind(queue)
         for head in queue.heads
     ]
     return heads if len(heads) == 1 else heapq.nsmallest(MOST_HEADS, heads, key=_urgency)
-
-
-def _fills_any(queue: StackQueue, lanes: Sequence[Lane]) -> bool:
-    """Whether `queue` might fill one of `lanes`, as a launch behind another has to."""
-    return any(
-        queue.rows >= lane.profile.rows.max and lane.profile.index in queue.fits for lane in lanes
-    )
 
 
 def _needed_ns(waiting: Waiting, prices: Prices, moment: Moment) -> int:
@@ -230,7 +222,7 @@ def _launch(
     end_ns = moment.now_ns + option.lasts_ns(option.rows)
     parts = fill(_in_time(head, queue.entries, end_ns), room)
     rows = sum(count for _, count in parts)
-    if lane.in_flight and rows < option.prices.max_rows:
+    if lane.in_flight and rows < option.prices.most_rows_of(queue):
         return None  # it would only wait on the device, and could no longer grow
     alone_ns = option.prices.typical_ns[rows]
     if option.wait_ns:  # what it can do meanwhile

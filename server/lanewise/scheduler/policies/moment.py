@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from lanewise.scheduler.backlog import Backlog, Waiting
+from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.request import DEFAULT_TARGET_NS
@@ -105,6 +105,18 @@ class Moment:
         return any(
             not lane.in_flight and not lane.is_retired and lane.profile.index in fits
             for lane in self._lanes
+        )
+
+    def can_go_behind(self, queue: StackQueue) -> bool:
+        """Whether a launch for `queue` might be given to a lane that still executes another.
+
+        It cannot grow any more then, so it has to fill the lane; unless the lane does a part of
+        it ahead, which pays if everything that waits goes along.
+        """
+        return any(
+            lane.profile.index in queue.fits
+            and (queue.rows >= lane.profile.rows.max or self._costs.ahead.get(lane.profile.index))
+            for lane in self.can_queue
         )
 
     def wait_ns(self, lane: Lane) -> int:

@@ -62,12 +62,14 @@ def weigh(
         lane = each.lane
         if lane.is_retired:
             continue
-        can_start = not lane.in_flight or (lane.has_room and queue.rows >= each.max_rows)
+        can_start = not lane.in_flight or (
+            lane.has_room and (each.ahead or queue.rows >= each.max_rows)
+        )
         option = _best_in(each, task) if can_start else None
         if option is None:
             if lane.in_flight:
                 busy.append(each)
-        elif lane.in_flight and option.rows < each.max_rows:
+        elif lane.in_flight and option.rows < each.most_rows_of(queue):
             busy.append(each)
         elif best_now is None or _is_better(option, best_now, queue.rows):
             best_now = option

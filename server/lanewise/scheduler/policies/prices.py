@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lanewise.scheduler.backlog import StackQueue
 from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.lane import Lane
 
@@ -77,6 +78,10 @@ class LanePrices:
         self.next_below = _ByRows(
             lambda rows: counts[at - 1] if (at := bisect.bisect_left(counts, rows)) else 0
         )
+
+    def most_rows_of(self, queue: StackQueue) -> int:
+        """Tell the rows of a launch that nothing which waits now could make larger."""
+        return min(self.max_rows, queue.rows)
 
 
 def _prices(lane: Lane, price: Callable[[int], int]) -> _ByRows:
