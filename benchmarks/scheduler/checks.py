@@ -54,6 +54,12 @@ def _verdicts(results: Results) -> Iterator[Verdict]:
                 _ratio(scores[OURS].sustained.goodput, triton),
                 OVER_TRITON_ON_8_SHAPES,
             )
+    worst, where = min(_at_each_load(results))
+    yield Verdict(
+        "at each load of each scenario: goodput, of any rival's, at least 1",
+        f"{worst:.3f} ({where})",
+        worst >= 1,
+    )
     share = results.shares_of_optimum[OURS]
     yield _at_least("on time, of the best possible schedule", share, OF_OPTIMUM)
     ours = results.interference[OURS]
@@ -67,6 +73,15 @@ def _verdicts(results: Results) -> Iterator[Verdict]:
         results.core_us <= CORE_US,
         is_timed=True,
     )
+
+
+def _at_each_load(results: Results) -> Iterator[tuple[float, str]]:
+    """Iterate over our goodput as a share of each rival's, at each load, and say where that is."""
+    for scenario, scores in results.scores.items():
+        for name in scores.keys() - {OURS}:
+            for ours, theirs in zip(scores[OURS].loads, scores[name].loads, strict=True):
+                where = f"{name} at {ours.load:.0%} of {scenario}"
+                yield _ratio(ours.goodput, theirs.goodput), where
 
 
 def _scenario_verdicts(name: str, results: Results) -> Iterator[Verdict]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from benchmarks.scheduler import devices
 from benchmarks.scheduler.contenders import OURS, contenders
 from benchmarks.scheduler.core_cost import calls_per_request, microseconds_per_request
 from benchmarks.scheduler.goodput import LOADS, Length, Score, play, sustained
@@ -12,6 +13,9 @@ from benchmarks.scheduler.interference import Interference, measure_interference
 from benchmarks.scheduler.optimum import mean_share
 from benchmarks.scheduler.scenarios import Scenario, all_scenarios
 from lanewise.scheduler.policies import POLICIES
+
+MISTAKEN = 0.3
+"""How far each cost is off, at most, where ours begins with wrong ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,16 @@ class PolicyScores:
 
 @dataclass(slots=True)
 class Results:
-    """What came of a comparison; `scores` by scenario, then by policy."""
+    """What came of a comparison; `scores` by scenario, then by policy.
+
+    Attributes:
+        mistaken: by scenario, what ours sustains when it begins with costs that are wrong by up
+            to MISTAKEN.
+    """
 
     capacities: dict[str, float] = field(default_factory=dict)
     scores: dict[str, dict[str, PolicyScores]] = field(default_factory=dict)
+    mistaken: dict[str, Score] = field(default_factory=dict)
     interference: dict[str, Interference] = field(default_factory=dict)
     shares_of_optimum: dict[str, float] = field(default_factory=dict)
     core_us: float = 0.0
@@ -84,6 +94,9 @@ def compare(plan: Plan, tell: Callable[[str], None]) -> Results:
         tell(scenario.name)
         results.capacities[scenario.name] = scenario.capacity
         results.scores[scenario.name] = _score(scenario, plan)
+        wrong = devices.mistaken(scenario.model.costs, MISTAKEN, plan.length.seed)
+        best = sustained(replace(scenario, believed=wrong), contenders()[OURS], plan.length)
+        results.mistaken[scenario.name] = best.score
     tell("interference, optimum, core")
     for name, make_policy in POLICIES.items():
         results.interference[name] = measure_interference(make_policy, plan.interference_s)

@@ -7,11 +7,13 @@ measured is said so beside it.
 from __future__ import annotations
 
 import bisect
+import copy
+import random
 from collections.abc import Callable, Sequence
 
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.scheduler.costs import KEPT_SAMPLES, CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.lane import Lane
 from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
@@ -78,6 +80,20 @@ def bert() -> MeasuredModel:
                 ms = _bert_ms(rows * tokens)
                 costs.record(lane.profile.index, rows, bucket_of([(tokens,)]), round(ms * 1e6))
     return _measured(spec, costs)
+
+
+def mistaken(costs: CostTable, share: float, seed: int) -> CostTable:
+    """Get costs like these, the time of each kind of launch wrong by up to `share`.
+
+    As certain as can be: a whole memory of such times has to be outweighed by true ones.
+    """
+    draw = random.Random(seed)
+    wrong = copy.deepcopy(costs)
+    for kind, estimate in costs.kinds():
+        took_ns = round(estimate.typical_ns * draw.uniform(1 - share, 1 + share))
+        for _ in range(KEPT_SAMPLES):
+            wrong.record(*kind, took_ns)
+    return wrong
 
 
 def serial(model: MeasuredModel) -> MeasuredModel:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.scheduler.contenders import Settings
 from benchmarks.scheduler.scenarios import Scenario
-from lanewise.simulator.simulation import MakePolicy, simulate
+from lanewise.simulator.simulation import MakePolicy, Options, simulate
 from lanewise.simulator.traffic import Arrival
 
 ATTAINMENT = 0.99
@@ -68,7 +68,8 @@ def play(scenario: Scenario, load: float, make_policy: MakePolicy, length: Lengt
     """Serve a trace of `load` times the capacity."""
     rate = load * scenario.capacity
     trace = _trace(scenario, rate, length)
-    kinds = simulate(scenario.model, trace, make_policy).outcomes.kinds.values()
+    options = Options(believed=scenario.believed)
+    kinds = simulate(scenario.model, trace, make_policy, options).outcomes.kinds.values()
     met = sum(kind.met for kind in kinds)
     return Score(load, met / length.of(rate), met / len(trace))
 

@@ -16,7 +16,7 @@ from lanewise.simulator.simulation import MakePolicy, Options, simulate
 from lanewise.simulator.traffic import Arrival
 
 SIMULATIONS = 5
-"""Of which the median is the prediction: each draws other launch times from those that are known."""
+"""Of which the median is the prediction: each draws other times of launches from the known ones."""
 
 KEPT_DELAYS = 256
 """Quantiles that stand for the delays of all requests."""
@@ -29,6 +29,7 @@ async def calibrate(
 
     Args:
         model: with the host costs of the dispatcher's policy.
+        dispatcher: serves the trace.
         trace: not the one to be predicted.
     """
     served = await replay(dispatcher, trace)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.scheduler.checks import Verdict
-from benchmarks.scheduler.comparison import Results
+from benchmarks.scheduler.comparison import MISTAKEN, Results, best_rival
 from benchmarks.scheduler.contenders import OURS
 from benchmarks.scheduler.goodput import LOADS
 
@@ -27,7 +27,8 @@ def as_markdown(results: Results, verdicts: Iterable[Verdict], command: str) -> 
     """Get the report as text."""
     title = ", ".join(f"{key}: {value}" for key, value in _circumstances(command).items())
     sections = [f"# Scheduling policies in the simulator\n\n{title}"]
-    sections += [_sustained(results), _overload(results), *_by_load(results)]
+    sections += [_sustained(results), _mistaken(results), _overload(results)]
+    sections += _by_load(results)
     sections += [_interference(results), _optimum(results), _core(results), _checks(verdicts)]
     return "\n\n".join(sections) + "\n"
 
@@ -59,6 +60,21 @@ def _sustained(results: Results) -> str:
         + as_table(["scenario", "capacity", *names], rows)
         + "\n\nSettings found by search:\n\n"
         + "\n".join(settings)
+    )
+
+
+def _mistaken(results: Results) -> str:
+    rows = []
+    for scenario, wrong in results.mistaken.items():
+        right = results.scores[scenario][OURS].sustained.goodput
+        rival, theirs = best_rival(results.scores[scenario])
+        best = f"{theirs.sustained.goodput:.0f} ({rival})"
+        share = f"{wrong.goodput / (right or 1):.0%}"
+        rows.append([scenario, f"{right:.0f}", f"{wrong.goodput:.0f}", share, best])
+    head = ["scenario", "right costs", "wrong costs", "share", "best rival"]
+    return (
+        f"## With wrong costs\n\nThe same goodput of {OURS} if the time of each kind of launch is "
+        f"wrong by up to {MISTAKEN:.0%} at first.\n\n{as_table(head, rows)}"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.scheduler import devices
 from lanewise.scheduler.cost_file import MeasuredModel
+from lanewise.scheduler.costs import CostTable
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
 from lanewise.tensors import Shape
 
@@ -38,6 +39,7 @@ class Scenario:
         shapes: equally likely shapes of a request, without rows.
         is_bursty: whether requests come in bursts; or else as a Poisson process.
         deadlines: a key of DEADLINES_MS.
+        believed: what launches cost, as policies are told; None for the truth.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Scenario:
     shapes: tuple[Shape, ...]
     is_bursty: bool
     deadlines: str
+    believed: CostTable | None = None
 
     def kinds(self, rate: float, names: Sequence[str] = tuple(SHARES)) -> list[RequestKind]:
         """Get the kinds of requests at `rate` requests a second in all, or some of them."""

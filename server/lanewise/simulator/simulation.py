@@ -37,6 +37,7 @@ class Options:
     Attributes:
         max_queue_requests: see `Scheduler`.
         learned: whether the scheduler begins with the measured costs, or without any.
+        believed: costs to begin with instead, which launches then put right; only read.
         varied: whether launches take one of the kept times, or always the median.
         seed: of what is drawn.
         checked: whether the scheduler's invariants are checked at every step; slow.
@@ -44,6 +45,7 @@ class Options:
 
     max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
     learned: bool = True
+    believed: CostTable | None = None
     varied: bool = False
     seed: int = 0
     checked: bool = False
@@ -96,7 +98,9 @@ class _Simulation:
     """
 
     def __init__(self, model: MeasuredModel, make_policy: MakePolicy, options: Options) -> None:
-        believed = copy.deepcopy(model.costs) if options.learned else CostTable()
+        believed = CostTable()
+        if options.learned:
+            believed = copy.deepcopy(options.believed or model.costs)
         policy = make_policy(believed)
         self._scheduler = Scheduler(
             model.spec,
