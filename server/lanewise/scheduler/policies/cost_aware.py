@@ -139,7 +139,7 @@ class CostAwarePolicy:
                 return GiveUp(head, needed_ns)  # the rest would be late
         if now is None:
             return None
-        if later is not None and pays_to_wait(now, later):
+        if later is not None and pays_to_wait(now, later, queue.rows):
             # That lane may be over later than expected: look again while this one can help.
             until_ns = min(later.wait_ns, slack_ns - now.lasts_ns(now.rows))
             self._wake_at(moment.now_ns + max(LOOK_AGAIN_NS, math.ceil(until_ns)) + LOOK_AGAIN_NS)

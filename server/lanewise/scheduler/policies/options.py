@@ -37,6 +37,11 @@ class Option(NamedTuple):
     waste_ns: float
     wait_ns: int
 
+    @property
+    def ends_ns(self) -> float:
+        """From now until it is over, as a rule."""
+        return self.wait_ns + self.prices.typical_ns[self.rows] * self.slowdown
+
     def lasts_ns(self, rows: int) -> int:
         """From now until it would be over with `rows` rows, at a safe guess."""
         return self.wait_ns + math.ceil(self.prices.safe_ns[rows] * self.slowdown)
@@ -79,6 +84,7 @@ def weigh(
             best_now is not None
             and not best_now.cuts
             and best_now.waste_ns * each.max_rows <= wait_ns * best_now.rows
+            and (queue.rows > each.max_rows or best_now.ends_ns <= wait_ns)
         ):
             continue  # it could not make up for the wait
         option = _best_in(each, task)
@@ -202,12 +208,15 @@ def _is_better(option: Option, other: Option, rows: int) -> bool:
     return cost_ns < other_ns - close_ns
 
 
-def pays_to_wait(now: Option, later: Option) -> bool:
+def pays_to_wait(now: Option, later: Option, rows: int) -> bool:
     """Whether what a launch now would waste is more than what its rows would wait.
 
     What is wasted is lost to all rows that wait, the time to wait is lost by the rows that
-    could have gone now: both are counted by the row.
+    could have gone now: both are counted by the row. There is nothing to weigh if the later
+    launch takes all of the `rows` that wait and is over first.
     """
+    if later.rows >= rows and later.ends_ns <= now.ends_ns and later.waste_ns <= now.waste_ns:
+        return True
     if now.cuts and not later.cuts:  # the part would only wait for the rest of its request
         return now.waste_ns > later.waste_ns
     return (now.waste_ns - later.waste_ns) * later.rows > later.wait_ns * now.rows
