@@ -374,6 +374,22 @@ def test_a_second_launch_is_queued_behind_a_busy_lane_only_when_it_cannot_grow()
     ]
 
 
+def test_a_lane_that_works_ahead_is_given_a_launch_that_takes_all_that_waits():
+    sim = one_lane((1, 2, 4), depth=2)
+    sim.costs.ahead = {0: 0.4}
+    sim.arrive(0, rows=4)
+    sim.arrive(1, rows=3)
+    sim.arrive(5, rows=2)
+
+    sim.run()
+
+    assert [start.partition(" requests")[0] for start in sim.starts] == [
+        "0.000 launch p0 rows=4 padded=4",
+        "1.000 launch p0 rows=3 padded=3",
+        "10.000 launch p0 rows=2 padded=2",
+    ]
+
+
 def test_a_drain_launches_what_is_held_and_rejects_the_rest():
     sim = Simulation(mission_model(delay_ms=1000), exec_ms=constant(5.0))
     sim.arrive(0, rows=128)

@@ -81,6 +81,7 @@ def scenarios(draw: st.DrawFn) -> dict[str, object]:
         "max_queue": draw(st.integers(1, 60)),
         "copies": draw(st.integers(1, 2)),
         "depth": draw(st.integers(1, 2)),
+        "ahead": draw(st.sampled_from([0.0, 0.4])),
         "row_counts": draw(st.sampled_from([(), (1, 2, 4, 8, 16, 32), (3, 7)])),
     }
 
@@ -98,6 +99,7 @@ def play(scenario, policy) -> Simulation:
         row_counts=scenario["row_counts"],
         policy=ALL[policy],
     )
+    sim.costs.ahead = dict.fromkeys(lanes, scenario["ahead"])
     for arrival in scenario["arrivals"]:
         pin = arrival.pin if arrival.pin is not None and arrival.pin < len(spec.profiles) else None
         try:

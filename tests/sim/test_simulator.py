@@ -76,6 +76,43 @@ def test_the_end_of_a_launch_is_seen_when_the_host_is_free():
     assert latencies_ms(result)["1 row"] == [2.2]
 
 
+def test_what_wakes_the_host_and_what_gives_outputs_back_take_their_time():
+    host = HostCosts(late_ns=(300_000,), back_ns=(200_000,))
+    traffic = [arrival(0, 1), arrival(10, 1)]
+
+    varied = simulate(measured_model(ALONE, host=host), traffic, first_fit, Options(varied=True))
+    plain = simulate(measured_model(ALONE, host=host), traffic, first_fit)
+
+    assert latencies_ms(varied) == {"1 row": [1.5, 1.5]}
+    assert latencies_ms(plain) == {"1 row": [1.0, 1.0]}
+
+
+def test_requests_that_are_seen_late_come_in_the_order_in_which_they_are_seen():
+    host = HostCosts(late_ns=(0, 5_000_000))
+    traffic = [arrival(at_ms, 1, 100) for at_ms in range(20)]
+    options = Options(varied=True, checked=True)
+
+    result = simulate(measured_model(ALONE, host=host), traffic, first_fit, options)
+
+    waited_ms = latencies_ms(result)["1 row"]
+    assert len(waited_ms) == 20
+    assert min(waited_ms) == 1.0
+    assert max(waited_ms) >= 6.0
+
+
+def test_a_scheduler_that_is_told_wrong_costs_decides_by_them_and_launches_take_the_true_ones():
+    wrong = measured_model(dict.fromkeys(ALONE, 1000.0)).costs
+    traffic = [arrival(0, 1, timeout_ms=50)]
+    traffic += [arrival(0.1, 1, timeout_ms=50)]  # while the server is idle, one is tried
+
+    result = simulate(
+        measured_model(ALONE), traffic, POLICIES["cost-aware"], Options(believed=wrong)
+    )
+
+    assert latencies_ms(result) == {"1 row": [1.0]}
+    assert fates(result)["1 row"] == (2, 1, 0, 1, 0)
+
+
 def test_every_request_is_in_time_or_late_or_refused_or_expired():
     model = measured_model(ALONE)
     traffic = [

@@ -40,7 +40,7 @@ def full_model():
         change_ms={1: 0.25},
         switch_ms=1.3,
         depth=2,
-        host=HostCosts(request_ns=100, launch_ns=200),
+        host=HostCosts(request_ns=100, launch_ns=200, late_ns=(3, 4), back_ns=(5,)),
     )
     measured.lanes[1].row_counts = (1, 4, 32)
     measured.costs.ahead = {2: 0.4}

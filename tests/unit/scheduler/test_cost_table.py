@@ -144,3 +144,14 @@ def test_a_time_too_short_for_the_clock_is_not_nothing():
     costs = table({(1, BUCKET): 0})
 
     assert costs.typical_ns(0, 1, BUCKET) == costs.safe_ns(0, 1, BUCKET) == 1
+
+
+def test_a_launch_that_waited_in_its_lane_costs_what_it_would_have_from_the_start():
+    costs = CostTable()
+    costs.ahead = {0: 0.4}
+
+    costs.record(0, 1, BUCKET, 60, waited_ns=500)  # 40 of 100 ns passed meanwhile
+    costs.record(0, 2, BUCKET, 90, waited_ns=10)  # it could not wait for longer than it did
+    costs.record(1, 1, BUCKET, 60, waited_ns=500)  # its lane does nothing ahead
+
+    assert [costs.typical_ns(*kind) for kind, _ in costs.kinds()] == [100, 100, 60]
