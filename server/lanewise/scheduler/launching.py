@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import structlog
 
@@ -21,6 +21,8 @@ from lanewise.tensors import Array, Shape
 _log = structlog.get_logger(__name__)
 
 Inputs = Mapping[str, Array]
+
+_Kind = tuple[int, int, Hashable]
 
 WhenLaunched = Callable[[Launch, int, Outputs | None, BaseException | None], None]
 """Told of the end of a launch: when it began, its outputs, or the error in their place."""
@@ -45,6 +47,7 @@ class Launcher:
         self._spec = spec
         self._clock = clock
         self._poller = Poller(clock)
+        self._least: dict[_Kind, int] = {}
         self._in_flight = 0
         self._nothing_in_flight = asyncio.Event()
         self._nothing_in_flight.set()
@@ -64,7 +67,7 @@ class Launcher:
         self._in_flight += 1
         self._nothing_in_flight.clear()
         runner, threads = self.runners[launch.lane_id], self.threads[launch.lane_id]
-        is_short = 0 < launch.predicted_ns <= POLL_NS
+        is_short = 0 < self._least_ns(launch) <= POLL_NS
         try:
             batch = self._build(launch, inputs_of)
             pending = runner.start(batch) if is_short else None
@@ -76,6 +79,15 @@ class Launcher:
         else:
             until_ns = launched_ns + launch.predicted_ns + OVERTIME_NS
             self._poller.add(pending, until_ns, threads, done)
+
+    def _least_ns(self, launch: Launch) -> int:
+        """Tell how long such a launch takes when nothing holds it up; 0 if that is not known.
+
+        Not what is predicted for it: what holds launches up is threads that wait for each
+        other, and more launches on threads would make more of that.
+        """
+        least_ns = self._least.get(_kind_of(launch), launch.predicted_ns)
+        return min(least_ns, launch.predicted_ns)
 
     async def wait_for_all(self) -> None:
         """Return when nothing is in flight."""
@@ -109,6 +121,9 @@ class Launcher:
         self._in_flight -= 1
         if not self._in_flight:
             self._nothing_in_flight.set()
+        if error is None:
+            kind, took_ns = _kind_of(launch), self._clock.now_ns() - launched_ns
+            self._least[kind] = min(took_ns, self._least.get(kind, took_ns))
         when_done(launch, launched_ns, outputs, error)
 
     def _build(self, launch: Launch, inputs_of: Callable[[RequestId], Inputs]) -> Batch:
@@ -134,6 +149,10 @@ class Launcher:
             name: padding.item_shape(name, pieces[name][0].shape[1:], launch.length)
             for name in padding.inputs
         }
+
+
+def _kind_of(launch: Launch) -> _Kind:
+    return launch.lane_id, launch.padded_rows, launch.bucket
 
 
 def _rows(part: Slice) -> slice:
