@@ -65,6 +65,22 @@ class MalformedContents(InvalidRequest):
     """Bytes or elements that do not make up the tensor they claim to be."""
 
 
+class InvalidRegion(InvalidRequest):
+    """A shared-memory region that is not what the request takes it for, or not any more."""
+
+
+class RegionNotFound(ServingError):
+    """No shared-memory region is registered under that name."""
+
+
+class RegionExists(ServingError):
+    """A shared-memory region is registered under that name already."""
+
+
+class NotAllowed(ServingError):
+    """Something that the settings of the server keep from this caller."""
+
+
 class Unsupported(ServingError):
     """A valid part of the protocol that this server does not offer."""
 
@@ -134,6 +150,7 @@ _BY_REASON = _by_name(ServingError)
 _BY_CODE: dict[grpc.StatusCode, type[ServingError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,
+    grpc.StatusCode.PERMISSION_DENIED: NotAllowed,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
     grpc.StatusCode.FAILED_PRECONDITION: ModelFailed,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,

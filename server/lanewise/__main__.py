@@ -82,6 +82,12 @@ def cli() -> None:
     help="Requests that may wait at a time for the same profiles of a model.",
 )
 @click.option(
+    "--shared-memory",
+    type=click.Choice(["auto", "on", "off"]),
+    default=config.DEFAULT_SHARED_MEMORY,
+    help="Which calls may use shared memory. auto: those over loopback.",
+)
+@click.option(
     "--drain-grace-s",
     type=click.FloatRange(min=0),
     default=config.DEFAULT_DRAIN_GRACE_S,

@@ -21,6 +21,7 @@ from lanewise.engine.repository import find_models, load_model
 from lanewise.engine.source import ModelSource
 from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
 from lanewise.http import HttpEndpoint, readiness_of
+from lanewise.memory.regions import Regions
 from lanewise.metrics import Metrics
 from lanewise.model_settings import read_model_settings
 from lanewise.models import ModelSpec, Profile
@@ -61,7 +62,7 @@ class Front(Protocol):
         ...
 
 
-FrontFactory: TypeAlias = Callable[[ModelRegistry, Clock, Metrics], Front]
+FrontFactory: TypeAlias = Callable[[ModelRegistry, Clock, Metrics, Regions], Front]
 
 
 class App:
@@ -103,6 +104,7 @@ class App:
         still loading, warming up or executing a model, which nothing can interrupt, or the
         device is lost, and releasing what is held on it may crash or hang."""
         self._clock = clock or SystemClock()
+        self._regions = Regions()
         self._dispatchers: list[Dispatcher] = []
         self._traces: list[TraceWriter] = []
         self._costs = None if settings.costs is None else CostFolder(settings.costs)
@@ -137,7 +139,7 @@ class App:
             lambda: readiness_of(self.registry),
             listener=self._http_listener,
         )
-        front = self._make_front(self.registry, self._clock, metrics)
+        front = self._make_front(self.registry, self._clock, metrics, self._regions)
         self.grpc_port = front.listen(self.settings.host, self.settings.grpc_port)
         http.start()
         self.metrics_port = http.port
@@ -259,6 +261,7 @@ class App:
             scheduling=settings.scheduling,
             costs=costs,
             when_lane_lost=self._take_note_of_lost_lane,
+            regions=self._regions,
         )
         try:
             dispatcher.when_arrived = self._record_trace(dispatcher.spec)
@@ -333,6 +336,7 @@ class App:
             drains = [tasks.create_task(d.drain(grace_ns)) for d in self._dispatchers]
         dropped = sum(drain.result() for drain in drains)
         await front.close()
+        self._regions.close()
         self._save_costs()
         for dispatcher in self._dispatchers:
             self.must_leave_at_once |= not await dispatcher.close()

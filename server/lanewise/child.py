@@ -20,6 +20,7 @@ from lanewise.supervisor import CANNOT_SERVE
 if TYPE_CHECKING:
     from lanewise.clock import Clock
     from lanewise.metrics import Metrics
+    from lanewise.regions import RegionCalls
     from lanewise.rpc.edge_server import EdgeServer
     from lanewise.rpc.services import Services
     from lanewise.scheduler.registry import ModelRegistry
@@ -71,8 +72,10 @@ def _run_engine(child: ChildOrder) -> None:
 
     listener, http = (socket.socket(fileno=fd) for fd in child.fds)
 
-    def front(registry: ModelRegistry, _: Clock, metrics: Metrics) -> FrontEnds:
-        return FrontEnds(registry, metrics, listener)
+    def front(
+        registry: ModelRegistry, _: Clock, metrics: Metrics, regions: RegionCalls
+    ) -> FrontEnds:
+        return FrontEnds(registry, metrics, regions, listener)
 
     async def run() -> None:
         app = App(child.order.settings, front=front, http_listener=http)

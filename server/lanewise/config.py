@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lanewise.errors import ConfigError
 
@@ -19,6 +19,10 @@ DEFAULT_MAX_QUEUE_REQUESTS = 1024
 DEFAULT_DRAIN_GRACE_S = 20.0
 """Kubernetes leaves a container 30 s between SIGTERM and SIGKILL; stopping takes up to 6 s more
 than this, for launches in flight and for responses to be read."""
+
+SharedMemory = Literal["auto", "on", "off"]
+"""Which calls may use shared memory: those over loopback, all, none."""
+DEFAULT_SHARED_MEMORY: SharedMemory = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class ServerSettings:
         max_message_mb: largest request, in units of 2^20 bytes.
         max_queue_requests: requests that may wait at a time for the same profiles of a
             version of a model.
+        shared_memory: which calls may register and use it.
         drain_grace_s: how long waiting requests may still run after SIGTERM.
         costs: folder in which what launches cost is kept from one start to the next; None to
             measure it at every start.
@@ -55,6 +60,7 @@ class ServerSettings:
     tls_key: Path | None = None
     max_message_mb: int = DEFAULT_MAX_MESSAGE_MB
     max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
+    shared_memory: SharedMemory = DEFAULT_SHARED_MEMORY
     drain_grace_s: float = DEFAULT_DRAIN_GRACE_S
     costs: Path | None = None
     record_traces: Path | None = None

@@ -43,6 +43,22 @@ class MalformedContents(InvalidRequest):
     """Bytes or elements that do not make up the tensor they claim to be."""
 
 
+class InvalidRegion(InvalidRequest):
+    """A shared-memory region that is not what the request takes it for, or not any more."""
+
+
+class RegionNotFound(ServingError):
+    """No shared-memory region is registered under that name."""
+
+
+class RegionExists(ServingError):
+    """A shared-memory region is registered under that name already."""
+
+
+class NotAllowed(ServingError):
+    """Something that the settings of this server keep from this caller."""
+
+
 class Unsupported(ServingError):
     """A valid part of the protocol that this server does not offer."""
 

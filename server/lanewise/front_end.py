@@ -52,7 +52,7 @@ async def run_front_end(
     """
     registry = ModelRegistry()
     link = EngineLink(engine, registry)
-    front = rpc_front(settings, transport)(registry, SystemClock(), _CountInEngine(link))
+    front = rpc_front(settings, transport)(registry, SystemClock(), _CountInEngine(link), link)
 
     def obey(_: signal.Signals) -> None:
         link.must_stop.set()

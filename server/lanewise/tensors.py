@@ -69,6 +69,44 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceArray:
+    """An array that the device copies by itself; the host must not touch its memory.
+
+    Attributes:
+        address: of the first element, for the device; C-contiguous.
+        owner: what the memory stays for; whoever has it, directly or in this, keeps the memory.
+    """
+
+    address: int
+    dtype: np.dtype[np.generic]
+    shape: Shape
+    owner: object = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of all elements."""
+        return element_count(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, rows: slice) -> DeviceArray:
+        """Get some rows, as a view; the slice has no step."""
+        first, end, _ = rows.indices(self.shape[0])
+        row_bytes = element_count(self.shape[1:]) * self.dtype.itemsize
+        shape = (max(0, end - first), *self.shape[1:])
+        return DeviceArray(self.address + first * row_bytes, self.dtype, shape, self.owner)
+
+
+Piece = Array | DeviceArray
+"""What batches are built from."""
+
+
+def on_host(piece: Piece) -> Array:
+    """Get a piece that is known to be an array in host memory."""
+    if isinstance(piece, DeviceArray):
+        raise TypeError("this piece is for the device alone")
+    return piece
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """One input or output as the model declares it; a DYNAMIC dimension may have any size.
 

@@ -323,12 +323,6 @@ async def test_a_bug_is_told_by_an_id_and_nothing_else_and_the_server_goes_on():
         "ModelStatistics",
         "RepositoryModelLoad",
         "RepositoryModelUnload",
-        "SystemSharedMemoryStatus",
-        "SystemSharedMemoryRegister",
-        "SystemSharedMemoryUnregister",
-        "CudaSharedMemoryStatus",
-        "CudaSharedMemoryRegister",
-        "CudaSharedMemoryUnregister",
         "TraceSetting",
         "LogSettings",
     ],
@@ -340,7 +334,7 @@ async def test_a_call_that_is_not_offered_is_unimplemented_by_name(name):
         code, reason, text = await refusal_of(call(b""))
 
     assert (code, reason) == ("UNIMPLEMENTED", "Unsupported")
-    assert f"does not offer {name} on this server; it offers ModelInfer, " in text
+    assert f"does not offer {name} on this server; it offers CudaShared" in text
 
 
 @in_event_loop

@@ -14,8 +14,11 @@ import numpy as np
 
 from helpers.transports import tested_transport
 from lanewise.clock import NS_PER_MS, Clock, SystemClock, Timer
+from lanewise.config import SharedMemory
 from lanewise.errors import UnknownTensor
+from lanewise.memory.regions import Regions
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.regions import NOWHERE, RegionCalls, RegionSlice, RegionTensor
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.observer import RequestObserver
 from lanewise.rpc.services import build_services
@@ -74,11 +77,12 @@ ECHO = spec_of(("X", DType.FP32, (DYNAMIC, 3)))
 class Submission:
     """What the lanes were asked to run."""
 
-    inputs: dict[str, Array]
+    inputs: dict[str, Array | RegionTensor]
     deadline_ns: int | None
     profile: str | int | None
     priority: int
     target_ns: int | None
+    placements: Mapping[str, RegionSlice]
 
 
 @dataclass
@@ -107,14 +111,15 @@ class EchoLanes:
 
     async def submit(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array | RegionTensor],
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
         target_ns: int | None = None,
+        placements: Mapping[str, RegionSlice] = NOWHERE,
     ) -> InferResult:
-        submission = Submission(dict(inputs), deadline_ns, profile, priority, target_ns)
+        submission = Submission(dict(inputs), deadline_ns, profile, priority, target_ns, placements)
         self.submissions.append(submission)
         self.arrivals.put_nowait(submission)
         try:
@@ -238,12 +243,16 @@ async def serving(
     clock: Clock | None = None,
     observer: RequestObserver | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    regions: RegionCalls | None = None,
+    shared_memory: SharedMemory = "auto",
 ) -> AsyncIterator[Serving]:
     """A server on a free port of this machine, stopped at the end."""
     services = build_services(
         registry,
         clock or SystemClock(),
         max_message_bytes=max_message_bytes,
+        regions=regions or Regions(),
+        shared_memory=shared_memory,
         observer=observer,
     )
     server, health = tested_transport.get().make(services), services.health

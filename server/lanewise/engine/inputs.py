@@ -11,7 +11,7 @@ from lanewise.engine.runner import Batch
 from lanewise.memory.host import HostBuffer
 from lanewise.memory.staging import Filling, pack_rows, pad_rows
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import Array, DType, Shape
+from lanewise.tensors import Array, DType, Shape, on_host
 
 End = Literal["opt", "max"]
 
@@ -50,7 +50,7 @@ class InputBuffers:
         return {name: self._gather_input(name, batch) for name in batch.pieces}
 
     def _gather_input(self, name: str, batch: Batch) -> Array:
-        pieces = batch.pieces[name]
+        pieces = [on_host(piece) for piece in batch.pieces[name]]
         first = pieces[0]
         buffer = self._buffers.get(name)
         is_rowwise = buffer is not None or name in self._stacked_anew

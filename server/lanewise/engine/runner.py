@@ -10,7 +10,7 @@ from lanewise.engine.report import EngineReport
 from lanewise.errors import ExecutionFailed
 from lanewise.models import ModelSpec, Profile
 from lanewise.runner_status import GraphCounts, RunnerMemory
-from lanewise.tensors import Array, Shape, format_shape
+from lanewise.tensors import Array, Piece, Shape, format_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Batch:
     Attributes:
         pieces: per input of the model, arrays to lay back to back along dimension 0, each
             (rows_i, *item_shape), C-contiguous, only read. An input that is not row-wise
-            has exactly one piece, taken as it is.
+            has exactly one piece, taken as it is. Only those of `LoadedModel.direct_inputs`
+            may be memory that the device alone reads.
         rows: the sum of rows_i; 1 for a model without batching.
         padded_rows: rows to execute, >= rows. What the rows past `rows` hold is the
             runner's choice; it must be harmless (zeros, empty strings).
@@ -29,7 +30,7 @@ class Batch:
             the padding's value.
     """
 
-    pieces: Mapping[str, Sequence[Array]]
+    pieces: Mapping[str, Sequence[Piece]]
     rows: int
     padded_rows: int
     item_shapes: Mapping[str, Shape] = field(default_factory=dict)
@@ -214,9 +215,12 @@ class LoadedModel:
         is_compiled: whether each profile was compiled apart, so that its runners have to
             show that they agree with each other before they serve.
         engine: what the engine tells of itself; None for a backend without engines.
+        direct_inputs: names of the inputs that the device copies by itself out of whatever
+            memory it can read.
     """
 
     spec: ModelSpec
     runners: tuple[Runner, ...]
     is_compiled: bool = False
     engine: EngineReport | None = None
+    direct_inputs: frozenset[str] = frozenset()

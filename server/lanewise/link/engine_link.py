@@ -17,6 +17,7 @@ from lanewise.link.connection import Connection, LinkRefused, shake_hands
 from lanewise.link.messages import (
     Answer,
     Ask,
+    AskRegions,
     Cancel,
     Count,
     Failure,
@@ -26,13 +27,15 @@ from lanewise.link.messages import (
     Models,
     ModelSnapshot,
     Question,
+    RegionQuestion,
     Result,
     Stop,
     read_report,
 )
-from lanewise.link.tensors import Packed, TensorReader, TensorWriter
+from lanewise.link.tensors import TensorReader, TensorWriter
 from lanewise.link.threads import on_loop
 from lanewise.models import ModelSpec
+from lanewise.regions import NOWHERE, Region, RegionKind, RegionSlice, RegionTensor
 from lanewise.scheduler.cost_report import CostReport
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.results import InferResult, LanesStatus, RouteReport
@@ -80,6 +83,20 @@ class EngineLink:
                 model.state, model.reason = ModelState.LOADING, ""
             self.changed.set()
 
+    async def register(self, region: Region) -> None:
+        """See `RegionCalls.register`."""
+        await self._require_session().ask_regions("register", region)
+
+    async def unregister(self, kind: RegionKind, name: str = "") -> None:
+        """See `RegionCalls.unregister`."""
+        await self._require_session().ask_regions("unregister", kind, name)
+
+    async def describe(self, kind: RegionKind, name: str = "") -> tuple[Region, ...]:
+        """See `RegionCalls.describe`."""
+        found: tuple[Region, ...]
+        found = await self._require_session().ask_regions("describe", kind, name)
+        return found
+
     def count(self, request: Count) -> None:
         """Tell the engine of a request that has ended; does nothing while there is no engine."""
         if self._session is not None:
@@ -89,6 +106,11 @@ class EngineLink:
         """Send what there is to send, and end the link."""
         if self._session is not None:
             self._session.connection.close()
+
+    def _require_session(self) -> _Session:
+        if self._session is None:
+            raise _engine_lost()
+        return self._session
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -142,11 +164,14 @@ class _Session:
         model: int,
         inputs: list[Array],
         urgency: tuple[int | None, str | int | None, int, int | None],
+        in_regions: tuple[RegionTensor | None, ...],
+        placements: Mapping[str, RegionSlice],
     ) -> Result:
         """Run a request; see `Infer`."""
         packed = self._writer.pack(inputs)
         call = next(self._calls)
-        result: Result = await self._send(call, Infer(call, model, packed, *urgency))
+        message = Infer(call, model, packed, *urgency, in_regions, dict(placements))
+        result: Result = await self._send(call, message)
         return result
 
     async def ask(self, model: int, question: Question, *arguments: object) -> Any:  # noqa: ANN401
@@ -154,12 +179,18 @@ class _Session:
         call = next(self._calls)
         return await self._send(call, Ask(call, model, question, arguments))
 
-    def read(self, packed: Packed, spec: ModelSpec) -> dict[str, Array]:
-        """Get the outputs of a result, as views."""
-        arrays = self._reader.read(packed, [tensor.dtype for tensor in spec.outputs])
-        return {t.name: array for t, array in zip(spec.outputs, arrays, strict=True)}
+    async def ask_regions(self, question: RegionQuestion, *arguments: object) -> Any:  # noqa: ANN401
+        """Have a call of `RegionCalls` answered; see `AskRegions`."""
+        call = next(self._calls)
+        return await self._send(call, AskRegions(call, question, arguments))
 
-    async def _send(self, call: int, message: Infer | Ask) -> Any:  # noqa: ANN401
+    def read(self, result: Result, spec: ModelSpec) -> dict[str, Array]:
+        """Get the outputs of a result that are not in regions, as views."""
+        outputs = [tensor for tensor in spec.outputs if tensor.name not in result.placed]
+        arrays = self._reader.read(result.outputs, [tensor.dtype for tensor in outputs])
+        return {t.name: array for t, array in zip(outputs, arrays, strict=True)}
+
+    async def _send(self, call: int, message: Infer | Ask | AskRegions) -> Any:  # noqa: ANN401
         if self._is_lost:
             raise _engine_lost()
         done = asyncio.get_running_loop().create_future()
@@ -225,20 +256,21 @@ class RemoteLanes:
 
     async def submit(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array | RegionTensor],
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
         target_ns: int | None = None,
+        placements: Mapping[str, RegionSlice] = NOWHERE,
     ) -> InferResult:
         """See `Lanes.submit`."""
-        arrays = [inputs[tensor.name] for tensor in self.spec.inputs]
+        arrays, in_regions = _apart([inputs[tensor.name] for tensor in self.spec.inputs])
         urgency = (deadline_ns, profile, priority, target_ns)
-        result = await self._session.infer(self._model, arrays, urgency)
-        outputs = self._session.read(result.outputs, self.spec)
+        result = await self._session.infer(self._model, arrays, urgency, in_regions, placements)
+        outputs = self._session.read(result, self.spec)
         launches = tuple(read_report(launch, self.spec) for launch in result.launches)
-        return InferResult(outputs, launches, result.was_cold)
+        return InferResult(outputs, launches, result.was_cold, result.placed)
 
     async def get_status(self) -> LanesStatus:
         """See `Lanes.get_status`."""
@@ -256,6 +288,16 @@ class RemoteLanes:
         """See `Lanes.get_route`."""
         route: RouteReport = await self._session.ask(self._model, "route", dict(shapes), profile)
         return route
+
+
+def _apart(
+    inputs: list[Array | RegionTensor],
+) -> tuple[list[Array], tuple[RegionTensor | None, ...]]:
+    """Tell inputs that lie in regions from arrays; see `Infer.in_regions`."""
+    arrays = [each for each in inputs if not isinstance(each, RegionTensor)]
+    if len(arrays) == len(inputs):
+        return arrays, ()
+    return arrays, tuple(each if isinstance(each, RegionTensor) else None for each in inputs)
 
 
 def _served(session: _Session, position: int, snapshot: ModelSnapshot) -> ServedModel:

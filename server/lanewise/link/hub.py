@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 import structlog
@@ -17,6 +17,7 @@ from lanewise.link.connection import Connection, LinkRefused, shake_hands
 from lanewise.link.messages import (
     Answer,
     Ask,
+    AskRegions,
     Cancel,
     Count,
     Failure,
@@ -31,8 +32,11 @@ from lanewise.link.messages import (
 )
 from lanewise.link.tensors import TensorReader, TensorWriter
 from lanewise.link.threads import on_loop
+from lanewise.models import ModelSpec
+from lanewise.regions import RegionCalls, RegionTensor
 from lanewise.scheduler.registry import Lanes, LocalLanes, ModelRegistry, ServedModel
 from lanewise.scheduler.results import InferResult
+from lanewise.tensors import Array
 
 _log = structlog.get_logger(__name__)
 
@@ -55,14 +59,20 @@ class FrontEnds:
     Args:
         registry: changed by the caller alone.
         counter: told of every request that ended.
+        regions: the shared memory of all front ends' clients.
         listener: a Unix socket that listens; stays the caller's.
     """
 
     def __init__(
-        self, registry: ModelRegistry, counter: RequestCounter, listener: socket.socket
+        self,
+        registry: ModelRegistry,
+        counter: RequestCounter,
+        regions: RegionCalls,
+        listener: socket.socket,
     ) -> None:
         self._registry = registry
         self._counter = counter
+        self._regions = regions
         self._listener = listener
         self._sessions: set[_Session] = set()
         self._accepting: asyncio.Task[None] | None = None
@@ -114,7 +124,9 @@ class FrontEnds:
     async def _accept(self, connected: socket.socket) -> None:
         arena = Arena()
         memory = await asyncio.to_thread(shake_hands, connected, arena)
-        session = _Session(self._registry, self._counter, arena, memory, self._forget)
+        session = _Session(
+            self._registry, self._counter, self._regions, arena, memory, self._forget
+        )
         self._sessions.add(session)
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: session.connection, connected)
@@ -131,16 +143,18 @@ class FrontEnds:
 class _Session:
     """One front end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the first three are the same for all sessions
         self,
         registry: ModelRegistry,
         counter: RequestCounter,
+        regions: RegionCalls,
         arena: Arena,
         memory: memoryview,
         when_gone: Callable[[_Session], None],
     ) -> None:
         self._models: list[ServedModel] = list(registry)
         self._counter = counter
+        self._regions = regions
         self._when_gone = when_gone
         self._writer = TensorWriter(arena)
         self._reader = TensorReader(memory, on_loop(self._free))
@@ -160,7 +174,7 @@ class _Session:
                 case Cancel(call):
                     if cancel := self._open.pop(call, None):
                         cancel()
-                case Ask():
+                case Ask() | AskRegions():
                     task = asyncio.create_task(self._answer(message))
                     self._asking.add(task)
                     task.add_done_callback(self._asking.discard)
@@ -176,21 +190,31 @@ class _Session:
             self._fail(call, error)
             return
         try:
-            tensors = self._reader.read(message.inputs, [t.dtype for t in lanes.spec.inputs])
+            inputs = self._inputs(message, lanes.spec)
             self._open[call] = _nothing  # it may end before it has begun
             cancel = lanes.begin(
-                {t.name: array for t, array in zip(lanes.spec.inputs, tensors, strict=True)},
+                inputs,
                 functools.partial(self._end, call, lanes),
                 deadline_ns=message.deadline_ns,
                 profile=message.profile,
                 priority=message.priority,
                 target_ns=message.target_ns,
+                placements=message.placements,
             )
             if call in self._open:
                 self._open[call] = cancel
         except Exception as error:
             self._open.pop(call, None)
             self._fail(call, error)
+
+    def _inputs(self, message: Infer, spec: ModelSpec) -> dict[str, Array | RegionTensor]:
+        lying = message.in_regions or (None,) * len(spec.inputs)
+        sent = [t for t, at in zip(spec.inputs, lying, strict=True) if at is None]
+        arrays = iter(self._reader.read(message.inputs, [tensor.dtype for tensor in sent]))
+        return {
+            tensor.name: next(arrays) if at is None else at
+            for tensor, at in zip(spec.inputs, lying, strict=True)
+        }
 
     def _end(
         self, call: int, lanes: Lanes, result: InferResult | None, error: BaseException | None
@@ -201,26 +225,34 @@ class _Session:
             self._fail(call, error)
             return
         try:
-            outputs = self._writer.pack(result.outputs[t.name] for t in lanes.spec.outputs)
+            outputs = self._writer.pack(
+                result.outputs[t.name] for t in lanes.spec.outputs if t.name not in result.placed
+            )
         except Overloaded as full:
             self._fail(call, full)
             return
         launches = tuple(map(report_of, result.launches))
-        self.connection.send(Result(call, outputs, launches, result.was_cold))
+        self.connection.send(Result(call, outputs, launches, result.was_cold, result.placed))
 
-    async def _answer(self, ask: Ask) -> None:
+    async def _answer(self, ask: Ask | AskRegions) -> None:
         try:
-            lanes = self._models[ask.model].require_lanes()
-            match ask.question:
-                case "status":
-                    value: object = await lanes.get_status()
-                case "costs":
-                    value = await lanes.get_costs()
-                case "route":
-                    value = await lanes.get_route(*ask.arguments)
+            value = await self._value(ask)
             self.connection.send(Answer(ask.call, value))
         except Exception as error:
             self._fail(ask.call, error)
+
+    async def _value(self, ask: Ask | AskRegions) -> object:
+        if isinstance(ask, AskRegions):
+            answer: Callable[..., Awaitable[object]] = getattr(self._regions, ask.question)
+            return await answer(*ask.arguments)
+        lanes = self._models[ask.model].require_lanes()
+        match ask.question:
+            case "status":
+                return await lanes.get_status()
+            case "costs":
+                return await lanes.get_costs()
+            case "route":
+                return await lanes.get_route(*ask.arguments)
 
     def _fail(self, call: int, error: BaseException | None) -> None:
         if isinstance(error, ServingError):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lanewise.link.tensors import Packed
 from lanewise.models import ModelSpec
+from lanewise.regions import RegionSlice, RegionTensor
 from lanewise.scheduler.registry import ModelState
 from lanewise.scheduler.results import LaunchReport
 
 Question = Literal["status", "costs", "route"]
+RegionQuestion = Literal["register", "unregister", "describe"]
 
 
 class Infer(NamedTuple):
@@ -19,7 +22,9 @@ class Infer(NamedTuple):
     Attributes:
         call: a number that no open call of the link has.
         model: position among the models the engine told of.
-        inputs: in the order of the model's.
+        inputs: in the order of the model's, but for those in regions.
+        in_regions: by input of the model, what lies in a region; empty if nothing does.
+        placements: where outputs shall lie, by name.
     """
 
     call: int
@@ -29,6 +34,8 @@ class Infer(NamedTuple):
     profile: str | int | None
     priority: int
     target_ns: int | None
+    in_regions: tuple[RegionTensor | None, ...]
+    placements: Mapping[str, RegionSlice]
 
 
 class Ask(NamedTuple):
@@ -37,6 +44,14 @@ class Ask(NamedTuple):
     call: int
     model: int
     question: Question
+    arguments: tuple[Any, ...]
+
+
+class AskRegions(NamedTuple):
+    """Front end to engine: a call of `RegionCalls`, by its name."""
+
+    call: int
+    question: RegionQuestion
     arguments: tuple[Any, ...]
 
 
@@ -60,7 +75,8 @@ class Result(NamedTuple):
     """Engine to front end: the end of a request that succeeded; see `InferResult`.
 
     Attributes:
-        outputs: in the order of the model's.
+        outputs: in the order of the model's, but for those that were written to regions.
+        placed: those that were, by name.
         launches: the position of its profile, and what else `LaunchReport` has, in its order.
     """
 
@@ -68,6 +84,7 @@ class Result(NamedTuple):
     outputs: Packed
     launches: tuple[tuple[int, ...], ...]
     was_cold: bool
+    placed: Mapping[str, RegionTensor]
 
 
 class Answer(NamedTuple):
@@ -118,7 +135,9 @@ class Stop(NamedTuple):
     """Engine to front end: every request has ended; let clients read their responses and go."""
 
 
-Message = Infer | Ask | Cancel | Count | Result | Answer | Failure | Free | Models | Stop
+Message = (
+    Infer | Ask | AskRegions | Cancel | Count | Result | Answer | Failure | Free | Models | Stop
+)
 
 
 def report_of(launch: LaunchReport) -> tuple[int, ...]:

@@ -163,6 +163,11 @@ class Stream:
         kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         check(cuda.cudaMemcpyAsync(target, source, nbytes, kind, self.handle), "copy to the device")
 
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Copy to the device from wherever it can read, pinned or its own; both must stay."""
+        kind = cuda.cudaMemcpyKind.cudaMemcpyDefault
+        check(cuda.cudaMemcpyAsync(target, source, nbytes, kind, self.handle), "copy to the device")
+
     def copy_out(self, target: int, source: int, nbytes: int) -> None:
         """Copy from the device to pinned host memory; both must stay until it is done."""
         kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost

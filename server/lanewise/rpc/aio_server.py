@@ -142,6 +142,7 @@ class _StreamCall:
     """A `Call` whose responses are streamed; a context is one, but for how it fails."""
 
     def __init__(self, context: Context) -> None:
+        self.peer = context.peer
         self.time_remaining = context.time_remaining
         self._write = context.write
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from lanewise.errors import (
     DTypeMismatch,
+    InvalidRegion,
     InvalidRequest,
     MalformedContents,
     ShapeMismatch,
@@ -15,16 +16,13 @@ from lanewise.errors import (
     Unsupported,
 )
 from lanewise.models import ModelSpec
-from lanewise.rpc.contents import (
-    array_from_raw,
-    array_from_typed,
-    fill_typed,
-    has_typed_list,
-    raw_from_array,
-)
-from lanewise.rpc.parameters import refuse_output_parameters, refuse_tensor_parameters
+from lanewise.raw_contents import array_from_raw, raw_from_array
+from lanewise.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.rpc.contents import array_from_typed, fill_typed, has_typed_list
+from lanewise.rpc.parameters import refuse_output_parameters
+from lanewise.rpc.region_parameters import REGION, read_slice, write_slice
 from lanewise.scheduler.results import InferResult
-from lanewise.tensors import Array, DType, Shape, TensorSpec
+from lanewise.tensors import Array, DType, Shape, TensorSpec, element_count, format_shape
 from lanewise_client.protos.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 MAX_RANK = 32
@@ -39,20 +37,27 @@ _DTYPES = {dtype.value: dtype for dtype in DType}
 
 @dataclass(frozen=True, slots=True)
 class OutputSelection:
-    """The outputs a request wants, in the order of the response, and how they travel."""
+    """The outputs a request wants, in the order of the response, and how they travel.
+
+    Attributes:
+        raw: whether as raw contents, or else as typed.
+        placements: those that go to shared memory instead, by name.
+    """
 
     tensors: tuple[TensorSpec, ...]
     raw: bool
+    placements: Mapping[str, RegionSlice] = field(default_factory=dict)
 
 
-def decode_inputs(request: ModelInferRequest, spec: ModelSpec) -> dict[str, Array]:
-    """Get an array for every input of the model.
+def decode_inputs(request: ModelInferRequest, spec: ModelSpec) -> dict[str, Array | RegionTensor]:
+    """Get an array, or what names one in shared memory, for every input of the model.
 
     Shapes are checked against the contents, not against the model: that is routing's task.
 
     Returns:
         By input name, host memory, datatypes of the model. Raw contents become read-only
-        views; arrays of BYTES are arrays of `bytes` objects.
+        views; arrays of BYTES are arrays of `bytes` objects. Raw contents come in the order of
+        the inputs that are not in shared memory.
 
     Raises:
         UnknownTensor: an input the model lacks, or one of its inputs is missing.
@@ -60,30 +65,36 @@ def decode_inputs(request: ModelInferRequest, spec: ModelSpec) -> dict[str, Arra
         ShapeMismatch: a shape no array can have.
         MalformedContents: contents that do not make up the shape.
         InvalidRequest: an input is sent twice.
-        Unsupported: shared memory; typed contents for a datatype without typed list.
+        InvalidRegion: a slice of shared memory of another size than the tensor has.
+        Unsupported: typed contents for a datatype without typed list.
     """
     raw_contents = request.raw_input_contents
     if raw_contents:
         _check_raw_entries(request, spec)
+    next_raw = iter(raw_contents)
     known = {tensor.name: tensor for tensor in spec.inputs}
-    arrays: dict[str, Array] = {}
-    for position, sent in enumerate(request.inputs):
+    arrays: dict[str, Array | RegionTensor] = {}
+    for sent in request.inputs:
         title = f"model '{spec.name}', input '{sent.name}'"
         tensor = known.get(sent.name)
         if tensor is None:
             raise UnknownTensor(f"{title}: no such input; the model has {_listed(spec.inputs)}")
         if sent.name in arrays:
             raise InvalidRequest(f"{title}: sent twice; send each input once")
-        if sent.parameters:
-            refuse_tensor_parameters(sent.parameters, title)
+        where = read_slice(sent.parameters, title) if sent.parameters else None
         _check_dtype(sent.datatype, tensor.dtype, title)
         shape = tuple(sent.shape)
         _check_shape(shape, title)
-        arrays[sent.name] = (
-            array_from_raw(raw_contents[position], tensor.dtype, shape, title)
-            if raw_contents
-            else array_from_typed(sent.contents, tensor.dtype, shape, title)
-        )
+        if where is not None:
+            if sent.contents.ListFields():
+                raise MalformedContents(
+                    f"{title}: typed contents beside shared memory; send one of them"
+                )
+            arrays[sent.name] = _lying_at(where, tensor.dtype, shape, title)
+        elif raw_contents:
+            arrays[sent.name] = array_from_raw(next(next_raw), tensor.dtype, shape, title)
+        else:
+            arrays[sent.name] = array_from_typed(sent.contents, tensor.dtype, shape, title)
     if len(arrays) != len(known):
         missing = [tensor for tensor in spec.inputs if tensor.name not in arrays]
         raise UnknownTensor(
@@ -104,17 +115,20 @@ def select_outputs(request: ModelInferRequest, spec: ModelSpec, *, raw: bool) ->
     Raises:
         UnknownTensor: an output the model lacks.
         InvalidRequest: an output is asked for twice.
-        Unsupported: classification, shared memory, or a datatype without typed list.
+        Unsupported: classification, or a datatype without typed list.
     """
-    tensors = _named_outputs(request, spec) if request.outputs else spec.outputs
+    if not request.outputs:
+        tensors, placements = spec.outputs, NOWHERE
+    else:
+        tensors, placements = _named_outputs(request, spec)
     if not raw:
         for tensor in tensors:
-            if not has_typed_list(tensor.dtype):
+            if not has_typed_list(tensor.dtype) and tensor.name not in placements:
                 raise Unsupported(
                     f"model '{spec.name}', output '{tensor.name}': {tensor.dtype.value} has no "
                     "typed contents; leave out the request parameter 'binary_data_output'"
                 )
-    return OutputSelection(tensors, raw)
+    return OutputSelection(tensors, raw, placements)
 
 
 def encode_response(
@@ -124,18 +138,25 @@ def encode_response(
 
     Its parameters tell how: `profile` (names in launch order, joined by commas), and over
     all its launches `padded_rows`, `batch_rows` and their number, `launches`;
-    `cold` is there if it had to wait for a shape to be compiled for.
+    `cold` is there if it had to wait for a shape to be compiled for. Among raw contents, an
+    output in shared memory has an empty entry, as in Triton's responses: clients count on it.
     """
     response = ModelInferResponse(model_name=spec.name, model_version=spec.version, id=request_id)
     for tensor in selection.tensors:
-        array = result.outputs[tensor.name]
+        placed = result.placed.get(tensor.name)
+        found = result.outputs[tensor.name] if placed is None else placed
         output = response.outputs.add(
-            name=tensor.name, datatype=tensor.dtype.value, shape=array.shape
+            name=tensor.name, datatype=tensor.dtype.value, shape=found.shape
         )
-        if selection.raw:
-            response.raw_output_contents.append(raw_from_array(array, tensor.dtype))
+        if isinstance(found, RegionTensor):
+            write_slice(output.parameters, found.where)
+            raw = b""
+        elif selection.raw:
+            raw = raw_from_array(found, tensor.dtype)
         else:
-            fill_typed(output.contents, array, tensor.dtype)
+            fill_typed(output.contents, found, tensor.dtype)
+        if selection.raw:
+            response.raw_output_contents.append(raw)
     launches = result.launches
     parameters = response.parameters
     parameters["profile"].string_param = profile_names(result)
@@ -152,7 +173,11 @@ def profile_names(result: InferResult) -> str:
     return ",".join(dict.fromkeys(launch.profile.name for launch in result.launches))
 
 
-def _named_outputs(request: ModelInferRequest, spec: ModelSpec) -> tuple[TensorSpec, ...]:
+def _named_outputs(
+    request: ModelInferRequest, spec: ModelSpec
+) -> tuple[tuple[TensorSpec, ...], Mapping[str, RegionSlice]]:
+    """Get the outputs that are asked for, and which of them go to shared memory."""
+    placements = {}
     known = {tensor.name: tensor for tensor in spec.outputs}
     chosen: dict[str, TensorSpec] = {}
     for wanted in request.outputs:
@@ -163,22 +188,42 @@ def _named_outputs(request: ModelInferRequest, spec: ModelSpec) -> tuple[TensorS
             raise InvalidRequest(f"{title}: requested twice; name each output once")
         if wanted.parameters:
             refuse_output_parameters(wanted.parameters, title)
+            where = read_slice(wanted.parameters, title)
+            if where is not None:
+                placements[wanted.name] = where
         chosen[wanted.name] = known[wanted.name]
-    return tuple(chosen.values())
+    return tuple(chosen.values()), placements
+
+
+def _lying_at(where: RegionSlice, dtype: DType, shape: Shape, title: str) -> RegionTensor:
+    """Get an input in shared memory, whose slice is as long as its contents must be."""
+    if dtype is not DType.BYTES:
+        wanted = element_count(shape) * dtype.numpy.itemsize
+        if where.byte_size != wanted:
+            raise InvalidRegion(
+                f"{title}: {where.byte_size} bytes of shared memory, but shape "
+                f"{format_shape(shape)} of {dtype.value} takes {wanted}"
+            )
+    return RegionTensor(where, dtype, shape)
 
 
 def _check_raw_entries(request: ModelInferRequest, spec: ModelSpec) -> None:
-    """Refuse typed contents beside raw ones, and raw ones that belong to no input."""
+    """Refuse typed contents beside raw ones, and raw ones that belong to no input.
+
+    Inputs in shared memory have no entry.
+    """
     for sent in request.inputs:
         if sent.HasField("contents") and sent.contents.ListFields():
             raise MalformedContents(
                 f"model '{spec.name}', input '{sent.name}': typed contents beside "
                 "raw_input_contents; send all inputs raw or all typed"
             )
-    if len(request.raw_input_contents) != len(request.inputs):
+    wanted = sum(REGION not in sent.parameters for sent in request.inputs)
+    if len(request.raw_input_contents) != wanted:
         raise MalformedContents(
             f"model '{spec.name}': {len(request.raw_input_contents)} entries in "
-            f"raw_input_contents for {len(request.inputs)} inputs; send one for each"
+            f"raw_input_contents for {wanted} inputs that are not in shared memory; "
+            "send one for each"
         )
 
 

@@ -52,6 +52,7 @@ class EdgeCall:
         "_deadline_s",
         "_encoding",
         "_max_message_bytes",
+        "_peer",
         "_poll",
         "_receive",
         "_request_ended",
@@ -63,7 +64,7 @@ class EdgeCall:
         "is_over",
     )
 
-    def __init__(self, receive: Receive, send: Send, max_message_bytes: int) -> None:
+    def __init__(self, receive: Receive, send: Send, max_message_bytes: int, peer: str) -> None:
         """Begin the call that the running task answers."""
         task = asyncio.current_task()
         assert task is not None
@@ -71,6 +72,7 @@ class EdgeCall:
         self._receive = receive
         self._send = send
         self._max_message_bytes = max_message_bytes
+        self._peer = peer
         self._encoding = b"identity"
         self._deadline_s: float | None = None
         self._request_ended = False
@@ -93,6 +95,10 @@ class EdgeCall:
                 self._deadline_s = time.monotonic() + timeout_s(value)
             elif name == b"grpc-encoding":
                 self._encoding = value
+
+    def peer(self) -> str:
+        """See `Call.peer`."""
+        return self._peer
 
     def time_remaining(self) -> float | None:
         """See `Call.time_remaining`."""

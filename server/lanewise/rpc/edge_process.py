@@ -130,6 +130,8 @@ def _envoy_config(
         "initial_stream_window_size": STREAM_WINDOW_BYTES,
         "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
     }
+    # Otherwise a caller's own x-forwarded-for would say where a call comes from.
+    http["use_remote_address"] = True
     http["stream_idle_timeout"] = "0s"  # a watch of the health may be silent for days
     http["server_header_transformation"] = "PASS_THROUGH"
     if tls_cert is not None:

@@ -80,7 +80,7 @@ class EdgeServer:
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        call = EdgeCall(receive, send, self._max_message_bytes)
+        call = EdgeCall(receive, send, self._max_message_bytes, _peer(scope))
         self._open.add(call)
         if self._checking is None:
             self._check()
@@ -126,6 +126,14 @@ def _is_grpc(scope: dict[str, Any]) -> bool:
         name == b"content-type" and value.startswith(b"application/grpc")
         for name, value in scope["headers"]
     )
+
+
+def _peer(scope: dict[str, Any]) -> str:
+    """Write where a call comes from as gRPC does; empty if it is not told."""
+    host, port = scope.get("client") or ("", 0)
+    if not host:
+        return ""
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 async def _refuse_http(send: Send) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lanewise.clock import Clock
 from lanewise.config import ServerSettings, read_tls_files
+from lanewise.regions import RegionCalls
 from lanewise.rpc.aio_server import AioServer
 from lanewise.rpc.observer import RequestObserver
 from lanewise.rpc.services import Services, build_services
@@ -50,7 +51,7 @@ class RpcFront:
 
 def rpc_front(
     settings: ServerSettings, transport: TransportFactory | None = None
-) -> Callable[[ModelRegistry, Clock, RequestObserver], RpcFront]:
+) -> Callable[[ModelRegistry, Clock, RequestObserver, RegionCalls], RpcFront]:
     """Get what makes the front of a process that speaks gRPC.
 
     Args:
@@ -58,11 +59,15 @@ def rpc_front(
         transport: what carries the calls; None for grpc.aio with a port of its own.
     """
 
-    def make(registry: ModelRegistry, clock: Clock, observer: RequestObserver) -> RpcFront:
+    def make(
+        registry: ModelRegistry, clock: Clock, observer: RequestObserver, regions: RegionCalls
+    ) -> RpcFront:
         services = build_services(
             registry,
             clock,
             max_message_bytes=settings.max_message_mb << 20,
+            regions=regions,
+            shared_memory=settings.shared_memory,
             observer=observer,
         )
         carried = aio_transport(settings)(services) if transport is None else transport(services)

@@ -24,6 +24,10 @@ class Call(Protocol):
     A transport cancels the task that answers a call when its caller has gone.
     """
 
+    def peer(self) -> str:
+        """Tell where the call comes from, as gRPC writes it: "ipv4:127.0.0.1:50123", "unix:"."""
+        ...
+
     def time_remaining(self) -> float | None:
         """Get the seconds until the caller's deadline; None if it has none."""
         ...

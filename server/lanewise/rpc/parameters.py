@@ -77,26 +77,12 @@ def wants_final_mark(parameters: _Parameters) -> bool:
     return _MARKS_FINAL in parameters and parameters[_MARKS_FINAL].bool_param
 
 
-def refuse_tensor_parameters(parameters: _Parameters, title: str) -> None:
-    """Refuse what this server does not offer on a tensor.
-
-    Raises:
-        Unsupported: shared memory.
-    """
-    for name in parameters:
-        if name.startswith("shared_memory_"):
-            raise Unsupported(
-                f"{title}: shared memory ('{name}') is not offered; send contents in the message"
-            )
-
-
 def refuse_output_parameters(parameters: _Parameters, title: str) -> None:
     """Refuse what this server does not offer on a requested output.
 
     Raises:
-        Unsupported: shared memory, classification.
+        Unsupported: classification.
     """
-    refuse_tensor_parameters(parameters, title)
     if "classification" in parameters:
         raise Unsupported(
             f"{title}: classification is not offered; leave out the parameter and take the "

@@ -7,11 +7,13 @@ from functools import partial
 
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock
+from lanewise.regions import RegionTensor
 from lanewise.rpc.codec import decode_inputs, encode_response, profile_names, select_outputs
 from lanewise.rpc.metadata import describe_model
 from lanewise.rpc.methods import Call, Servicer, write
 from lanewise.rpc.observer import Observation, RequestObserver
 from lanewise.rpc.parameters import FINAL_RESPONSE, read_options, wants_final_mark
+from lanewise.rpc.region_access import RegionAccess
 from lanewise.rpc.status import REASON, settle
 from lanewise.rpc.streams import answer_in_order
 from lanewise.scheduler.registry import ModelRegistry, ModelState
@@ -19,6 +21,7 @@ from lanewise_client.protos import inference_pb2 as pb
 
 SERVER_NAME = "lanewise"
 EXTENSIONS = ("binary_tensor_data", "model_stream_infer", "lanewise.v1")
+REGION_EXTENSIONS = ("system_shared_memory", "cuda_shared_memory")
 
 _TRITON_STATES = {
     ModelState.LOADING: "LOADING",
@@ -31,8 +34,15 @@ _TRITON_STATES = {
 class InferenceService:
     """Answers `inference.GRPCInferenceService` from the models of a registry."""
 
-    def __init__(self, registry: ModelRegistry, clock: Clock, observer: RequestObserver) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        clock: Clock,
+        observer: RequestObserver,
+        region_access: RegionAccess,
+    ) -> None:
         self._registry = registry
+        self._region_access = region_access
         self._clock = clock
         self._observer = observer
 
@@ -62,8 +72,9 @@ class InferenceService:
         return pb.ModelReadyResponse(ready=model.is_ready)
 
     async def _server_metadata(self, request: object, call: Call) -> pb.ServerMetadataResponse:
+        extensions = EXTENSIONS + (REGION_EXTENSIONS if self._region_access.is_offered else ())
         return pb.ServerMetadataResponse(
-            name=SERVER_NAME, version=__version__, extensions=EXTENSIONS
+            name=SERVER_NAME, version=__version__, extensions=extensions
         )
 
     async def _model_metadata(
@@ -92,23 +103,23 @@ class InferenceService:
         self, request: pb.ModelInferRequest, call: Call
     ) -> pb.ModelInferResponse:
         with Observation(self._observer, self._clock) as observation:
-            return await self._infer(request, call.time_remaining(), observation)
+            return await self._infer(request, call, observation)
 
     async def _model_stream_infer(
         self, requests: AsyncIterator[pb.ModelInferRequest], call: Call
     ) -> None:
         async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-            return await self._answer(request, call.time_remaining())
+            return await self._answer(request, call)
 
         await answer_in_order(requests, answer, partial(write, call))
 
     async def _answer(
-        self, request: pb.ModelInferRequest, remaining_s: float | None
+        self, request: pb.ModelInferRequest, call: Call
     ) -> pb.ModelStreamInferResponse:
         """Run one request of a stream; its failure is told in the answer."""
         try:
             with Observation(self._observer, self._clock) as observation:
-                response = await self._infer(request, remaining_s, observation)
+                response = await self._infer(request, call, observation)
             answer = pb.ModelStreamInferResponse(infer_response=response)
         except Exception as error:
             status = settle(error, rpc="ModelStreamInfer", model=request.model_name)
@@ -120,11 +131,9 @@ class InferenceService:
         return answer
 
     async def _infer(
-        self,
-        request: pb.ModelInferRequest,
-        remaining_s: float | None,
-        observation: Observation,
+        self, request: pb.ModelInferRequest, call: Call, observation: Observation
     ) -> pb.ModelInferResponse:
+        remaining_s = call.time_remaining()
         model = self._registry.resolve(
             request.model_name, request.model_version, field="model_name"
         )
@@ -133,6 +142,8 @@ class InferenceService:
         options = read_options(request.parameters)
         selection = select_outputs(request, lanes.spec, raw=options.raw_outputs)
         inputs = decode_inputs(request, lanes.spec)
+        if selection.placements or any(type(each) is RegionTensor for each in inputs.values()):
+            self._region_access.require(call)
         deadline_ns = _deadline_ns(observation.started_ns, remaining_s, options.timeout_ns)
         result = await lanes.submit(
             inputs,
@@ -140,6 +151,7 @@ class InferenceService:
             profile=options.profile,
             priority=options.priority,
             target_ns=options.target_ns,
+            placements=selection.placements,
         )
         response = encode_response(request.id, lanes.spec, selection, result)
         observation.profile = profile_names(result)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lanewise.clock import Clock
+from lanewise.config import DEFAULT_SHARED_MEMORY, SharedMemory
+from lanewise.regions import RegionCalls
 from lanewise.rpc.health import HEALTH_SERVICE, HealthService
 from lanewise.rpc.lane_service import LaneService
 from lanewise.rpc.methods import RpcMethod, methods_of
 from lanewise.rpc.observer import IgnoreRequests, RequestObserver
 from lanewise.rpc.reflection import REFLECTION_SERVICE, ReflectionService
+from lanewise.rpc.region_access import RegionAccess
+from lanewise.rpc.region_service import RegionService
 from lanewise.rpc.service import InferenceService
 from lanewise.scheduler.registry import ModelRegistry
 from lanewise_client.protos import inference_pb2, lanes_pb2
@@ -40,6 +44,8 @@ def build_services(
     clock: Clock,
     *,
     max_message_bytes: int,
+    regions: RegionCalls,
+    shared_memory: SharedMemory = DEFAULT_SHARED_MEMORY,
     observer: RequestObserver | None = None,
 ) -> Services:
     """Build the services for the models of `registry`; used on one event loop.
@@ -48,14 +54,16 @@ def build_services(
         registry: read at every request, changed by the caller alone.
         clock: measures latencies and deadlines; the same one the lanes use.
         max_message_bytes: the largest request accepted; responses are not limited.
+        regions: registers shared memory for the lanes.
+        shared_memory: which calls may use it.
         observer: is told of every inference request.
     """
     services = (INFERENCE_SERVICE, LANE_SERVICE)
     health = HealthService(service.full_name for service in services)
+    access = RegionAccess(shared_memory)
+    inference = InferenceService(registry, clock, observer or IgnoreRequests(), access)
     servicers = {
-        INFERENCE_SERVICE: InferenceService(
-            registry, clock, observer or IgnoreRequests()
-        ).methods(),
+        INFERENCE_SERVICE: {**inference.methods(), **RegionService(regions, access).methods()},
         LANE_SERVICE: LaneService(registry).methods(),
         HEALTH_SERVICE: health.methods(),
         REFLECTION_SERVICE: ReflectionService((*services, HEALTH_SERVICE)).methods(),

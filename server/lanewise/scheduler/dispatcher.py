@@ -22,6 +22,7 @@ from lanewise.errors import (
 )
 from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
+from lanewise.regions import NOWHERE, RegionSlice, RegionTensor
 from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.cost_file import MeasuredModel
@@ -51,6 +52,12 @@ from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 from lanewise.scheduler.parts import Outputs, Part, join, own_error, take_rows
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
 from lanewise.scheduler.policy import Policy
+from lanewise.scheduler.region_tensors import (
+    RegionContents,
+    RegionTensors,
+    arrays_of,
+    until_ended,
+)
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, QueuedRequest, RequestId
 from lanewise.scheduler.results import (
     InferResult,
@@ -58,10 +65,11 @@ from lanewise.scheduler.results import (
     LaneStatus,
     LaunchReport,
     RouteReport,
+    WhenEnded,
 )
 from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
-from lanewise.tensors import Shape
+from lanewise.tensors import Array, Shape, on_host
 
 _log = structlog.get_logger(__name__)
 
@@ -76,10 +84,6 @@ class _Urgency:
     deadline_ns: int | None
     target_ns: int
     priority: int
-
-
-WhenEnded = Callable[[InferResult | None, BaseException | None], None]
-"""Told of the end of a request: its result, or the error in its place. Must not raise."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +111,7 @@ class Dispatcher:
         policy: a name in POLICIES, or what makes one from the cost table that is kept.
         costs: what launches cost, if that is known from before; None to have `warm_up`
             measure it.
+        regions: what is registered as shared memory; None for nothing.
 
     Attributes:
         when_arrived: called on the event loop for every request that some profile admits,
@@ -123,6 +128,7 @@ class Dispatcher:
         policy: str | Callable[[CostTable], Policy] = DEFAULT_POLICY,
         costs: CostTable | None = None,
         when_lane_lost: Callable[[RunnerLost], None] = lambda _: None,
+        regions: RegionContents | None = None,
     ) -> None:
         self.spec: ModelSpec = loaded.spec
         self.costs = CostTable() if costs is None else costs
@@ -132,6 +138,7 @@ class Dispatcher:
         self._clock = clock
         self._when_lane_lost = when_lane_lost
         self.when_arrived: Callable[[ArrivedRequest], None] | None = None
+        self._regions = RegionTensors(regions, loaded.spec, loaded.direct_inputs)
         self._is_compiled = loaded.is_compiled
         self._launcher = Launcher(loaded.spec, loaded.runners, clock)
         self._scheduler = Scheduler(
@@ -170,7 +177,7 @@ class Dispatcher:
     @property
     def open_requests(self) -> int:
         """Requests that have not ended, waiting or in flight."""
-        return len(self._requests) + len(self._cold_requests)
+        return len(self._requests) + len(self._cold_requests) + self._regions.open_requests
 
     async def warm_up(self) -> None:
         """Warm up every runner, one after the other, and measure what their launches cost.
@@ -195,56 +202,49 @@ class Dispatcher:
 
     async def submit(
         self,
-        inputs: Inputs,
+        inputs: Mapping[str, Array | RegionTensor],
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
         target_ns: int | None = None,
+        placements: Mapping[str, RegionSlice] = NOWHERE,
     ) -> InferResult:
         """Run one request and get its outputs; see `begin`.
 
         Cancelling it frees its place at once.
         """
-        ended: asyncio.Future[InferResult] = asyncio.get_running_loop().create_future()
 
-        def end(result: InferResult | None, error: BaseException | None) -> None:
-            if ended.done():  # its caller has gone
-                return
-            if result is None:
-                ended.set_exception(error or AssertionError("neither result nor error"))
-            else:
-                ended.set_result(result)
+        def begin(when_ended: WhenEnded) -> Callable[[], None]:
+            return self.begin(
+                inputs,
+                when_ended,
+                deadline_ns=deadline_ns,
+                profile=profile,
+                priority=priority,
+                target_ns=target_ns,
+                placements=placements,
+            )
 
-        cancel = self.begin(
-            inputs,
-            end,
-            deadline_ns=deadline_ns,
-            profile=profile,
-            priority=priority,
-            target_ns=target_ns,
-        )
-        try:
-            return await ended
-        except asyncio.CancelledError:
-            cancel()
-            raise
+        return await until_ended(begin)
 
     def begin(
         self,
-        inputs: Inputs,
+        inputs: Mapping[str, Array | RegionTensor],
         when_ended: WhenEnded,
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
         target_ns: int | None = None,
+        placements: Mapping[str, RegionSlice] = NOWHERE,
     ) -> Callable[[], None]:
         """Begin one request.
 
         Args:
             inputs: every input of the model, dtypes as in its spec. Only read, and not
-                to be changed as long as the dispatcher or a runner refers to it.
+                to be changed as long as the dispatcher or a runner refers to it. What lies in
+                regions is read once, first of all, but for what the device copies from there.
             when_ended: called once, on the event loop, maybe before this returns; unless it
                 is cancelled.
             deadline_ns: on the clock's time; the request never starts after it.
@@ -253,6 +253,7 @@ class Dispatcher:
                 0, for the model's default.
             target_ns: how long it should take if it has no deadline; None for the model's
                 target.
+            placements: where outputs are to be written that shall not come back.
 
         Returns:
             What cancels it, and frees its place at once; without effect when it has ended.
@@ -260,16 +261,35 @@ class Dispatcher:
         Raises:
             InvalidRequest, QueueFull: it could never run, or needs a shape to be compiled for
                 and too many do. Other errors are told to `when_ended`: Overloaded,
-                Unavailable, DeadlineExpired, ExecutionFailed; see `lanewise.errors`.
+                Unavailable, DeadlineExpired, ExecutionFailed, and what is wrong with regions;
+                see `lanewise.errors`.
         """
-        shapes = {name: array.shape for name, array in inputs.items()}
-        route = self._scheduler.router.route(shapes, profile)
-        route = admit_values(route, self.spec, inputs)
         urgency = _Urgency(
             deadline_ns,
             self._target_ns if target_ns is None else target_ns,
             self._scheduling.resolve_priority(priority),
         )
+        arrays = arrays_of(inputs)
+        if arrays is not None and not placements:
+            return self._begin(arrays, when_ended, urgency, profile)
+        shapes = {name: tensor.shape for name, tensor in inputs.items()}
+        self._scheduler.router.route(shapes, profile)  # nothing is read for what cannot run
+
+        def begin(pieces: Inputs, when_run: WhenEnded) -> Callable[[], None]:
+            return self._begin(pieces, when_run, urgency, profile)
+
+        return self._regions.begin(inputs, placements, when_ended, begin)
+
+    def _begin(
+        self,
+        inputs: Inputs,
+        when_ended: WhenEnded,
+        urgency: _Urgency,
+        profile: str | int | None,
+    ) -> Callable[[], None]:
+        shapes = {name: array.shape for name, array in inputs.items()}
+        route = self._scheduler.router.route(shapes, profile)
+        route = admit_values(route, self.spec, inputs)
         if self.when_arrived is not None:
             self.when_arrived(self._describe_arrival(shapes, urgency, profile))
         warm = self._cold_shapes.warm_route(route, shapes)
@@ -329,7 +349,7 @@ class Dispatcher:
         was_cold: bool = False,
     ) -> Callable[[], None]:
         for name in self.spec.text_inputs:
-            decode_strings(inputs[name], name)  # here, where it fails this request alone
+            decode_strings(on_host(inputs[name]), name)  # here, where it fails this request alone
         now_ns = self._clock.now_ns()
         self._last_id += 1
         request_id = RequestId(self._last_id)
@@ -439,6 +459,7 @@ class Dispatcher:
         for request_id in stuck:
             text = "the server stopped before the request was done; try another replica"
             self._end(request_id, Draining(text))
+        await self._regions.drain(OVERTIME_S)
         return len(rejected) + len(stuck)
 
     async def close(self) -> bool:
@@ -458,9 +479,9 @@ class Dispatcher:
         """Get what must be equal, besides shapes, for two requests to share a launch."""
         if not self.spec.batching:
             return None
+        shared = (on_host(inputs[name]) for name in self._shared)
         return tuple(
-            tuple(inputs[name].flat) if inputs[name].dtype.hasobject else inputs[name].tobytes()
-            for name in self._shared
+            tuple(array.flat) if array.dtype.hasobject else array.tobytes() for array in shared
         )
 
     def _carry_out(self, decisions: Iterable[Decision]) -> None:

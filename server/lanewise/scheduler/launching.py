@@ -16,11 +16,11 @@ from lanewise.models import ModelSpec
 from lanewise.scheduler.decisions import Launch, Slice
 from lanewise.scheduler.parts import Outputs
 from lanewise.scheduler.request import RequestId
-from lanewise.tensors import Array, Shape
+from lanewise.tensors import Piece, Shape
 
 _log = structlog.get_logger(__name__)
 
-Inputs = Mapping[str, Array]
+Inputs = Mapping[str, Piece]
 
 _Kind = tuple[int, int, Hashable]
 
@@ -127,7 +127,7 @@ class Launcher:
         when_done(launch, launched_ns, outputs, error)
 
     def _build(self, launch: Launch, inputs_of: Callable[[RequestId], Inputs]) -> Batch:
-        pieces: dict[str, list[Array]] = {}
+        pieces: dict[str, list[Piece]] = {}
         for tensor in self._spec.inputs:
             if tensor.name in self._spec.rowwise:
                 pieces[tensor.name] = [
@@ -139,7 +139,7 @@ class Launcher:
         return Batch(pieces, launch.rows, launch.padded_rows, self._item_shapes(launch, pieces))
 
     def _item_shapes(
-        self, launch: Launch, pieces: Mapping[str, list[Array]]
+        self, launch: Launch, pieces: Mapping[str, list[Piece]]
     ) -> Mapping[str, Shape]:
         """Get the shapes to execute of inputs whose rows may be shorter."""
         padding = self._spec.padding

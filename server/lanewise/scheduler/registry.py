@@ -9,8 +9,9 @@ from typing import Protocol
 
 from lanewise.errors import Draining, ModelFailed, ModelLoading, ModelNotFound
 from lanewise.models import ModelSpec
+from lanewise.regions import NOWHERE, RegionSlice, RegionTensor
 from lanewise.scheduler.cost_report import CostReport
-from lanewise.scheduler.results import InferResult, LanesStatus, LaneStatus, RouteReport
+from lanewise.scheduler.results import InferResult, LanesStatus, LaneStatus, RouteReport, WhenEnded
 from lanewise.tensors import Array, Shape
 
 
@@ -25,12 +26,13 @@ class Lanes(Protocol):
 
     async def submit(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array | RegionTensor],
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
         target_ns: int | None = None,
+        placements: Mapping[str, RegionSlice] = NOWHERE,
     ) -> InferResult: ...
 
     async def get_status(self) -> LanesStatus: ...
@@ -52,13 +54,14 @@ class LocalLanes(Lanes, Protocol):
 
     def begin(
         self,
-        inputs: Mapping[str, Array],
-        when_ended: Callable[[InferResult | None, BaseException | None], None],
+        inputs: Mapping[str, Array | RegionTensor],
+        when_ended: WhenEnded,
         *,
         deadline_ns: int | None = None,
         profile: str | int | None = None,
         priority: int = 0,
         target_ns: int | None = None,
+        placements: Mapping[str, RegionSlice] = NOWHERE,
     ) -> Callable[[], None]: ...
 
 

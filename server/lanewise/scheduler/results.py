@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from lanewise.models import Profile
+from lanewise.regions import RegionTensor
 from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.tensors import Array
 
@@ -40,11 +42,17 @@ class InferResult:
         outputs: by name. The arrays are the caller's; they may be views of a larger batch.
         launches: one or more.
         was_cold: whether the request had to wait for its shapes to be compiled for.
+        placed: the outputs that were written to shared memory, by name; not among `outputs`.
     """
 
     outputs: dict[str, Array]
     launches: tuple[LaunchReport, ...]
     was_cold: bool = False
+    placed: Mapping[str, RegionTensor] = field(default_factory=dict)
+
+
+WhenEnded = Callable[[InferResult | None, BaseException | None], None]
+"""Told of the end of a request: its result, or the error in its place. Must not raise."""
 
 
 class LaneState(enum.Enum):

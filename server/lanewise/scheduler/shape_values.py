@@ -8,12 +8,12 @@ from dataclasses import replace
 from lanewise.errors import NoProfileAdmits
 from lanewise.models import ModelSpec, Profile
 from lanewise.scheduler.routing import Route
-from lanewise.tensors import Array, format_shape
+from lanewise.tensors import Piece, format_shape, on_host
 
 _Values = Mapping[str, tuple[int, ...]]
 
 
-def admit_values(route: Route, spec: ModelSpec, inputs: Mapping[str, Array]) -> Route:
+def admit_values(route: Route, spec: ModelSpec, inputs: Mapping[str, Piece]) -> Route:
     """Leave the profiles out of `route` that do not admit the values of the shape tensors.
 
     Args:
@@ -27,7 +27,7 @@ def admit_values(route: Route, spec: ModelSpec, inputs: Mapping[str, Array]) -> 
     names = spec.profiles[0].values  # the same for every profile: a property of the engine
     if not names:
         return route
-    sent = {name: tuple(inputs[name].reshape(-1).tolist()) for name in names}
+    sent = {name: tuple(on_host(inputs[name]).reshape(-1).tolist()) for name in names}
     fits = [i for i in route.fits if not _find_problem(spec.profiles[i], sent)]
     if not fits:
         raise _no_profile_admits(spec, [spec.profiles[i] for i in route.fits], sent)

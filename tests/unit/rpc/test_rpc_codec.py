@@ -14,8 +14,9 @@ from lanewise.errors import (
     UnknownTensor,
     Unsupported,
 )
+from lanewise.raw_contents import raw_from_array
 from lanewise.rpc.codec import decode_inputs, encode_response, select_outputs
-from lanewise.rpc.contents import has_typed_list, raw_from_array
+from lanewise.rpc.contents import has_typed_list
 from lanewise.scheduler.results import InferResult, LaunchReport
 from lanewise.tensors import DYNAMIC, DType
 from lanewise_client.protos import inference_pb2 as pb
@@ -304,14 +305,6 @@ def test_a_raw_bool_other_than_zero_and_one_is_refused():
         decode_inputs(raw_request(("X", "BOOL", (1, 2), b"\x01\x02")), one_input(DType.BOOL))
 
 
-def test_inputs_in_shared_memory_are_unsupported():
-    request = two_inputs()
-    request.inputs[1].parameters["shared_memory_region"].string_param = "region"
-
-    with pytest.raises(Unsupported, match="input 'N': shared memory"):
-        decode_inputs(request, TWO)
-
-
 def test_outputs_come_in_model_order_unless_they_are_named():
     arrays = {"X": np.zeros((1, 3), np.float32), "N": np.zeros(1, np.int8)}
     named = pb.ModelInferRequest(outputs=[{"name": "out.N"}, {"name": "out.X"}])
@@ -337,8 +330,8 @@ def test_outputs_come_in_model_order_unless_they_are_named():
         ),
         (
             [{"name": "out.X", "parameters": {"shared_memory_region": {"string_param": "r"}}}],
-            Unsupported,
-            "output 'out.X': shared memory",
+            InvalidRequest,
+            "output 'out.X': 'shared_memory_region' without 'shared_memory_byte_size'",
         ),
     ],
 )

@@ -31,7 +31,7 @@ from lanewise.errors import ConfigError
 from lanewise.memory import device
 from lanewise.model_settings import ModelSettings, ProfileSettings
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import element_count
+from lanewise.tensors import DType, element_count
 
 _log = structlog.get_logger(__name__)
 
@@ -102,7 +102,11 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
             ) from error
         raise
     return LoadedModel(
-        spec, tuple(runners), is_compiled=settings.tensorrt.self_check, engine=report
+        spec,
+        tuple(runners),
+        is_compiled=settings.tensorrt.self_check,
+        engine=report,
+        direct_inputs=_direct_inputs(spec, facts),
     )
 
 
@@ -118,6 +122,23 @@ def _find_plan(
         settings,
         device_title,
         lambda: build_plan(binding, source.file, settings, source.settings_file).data,
+    )
+
+
+def _direct_inputs(spec: ModelSpec, facts: EngineFacts) -> frozenset[str]:
+    """Name the inputs that nobody has to look at before they are on the device.
+
+    Not those that TensorRT reads on the host, that requests must have in common to be stacked,
+    that are completed to a length, or whose bytes have to be checked.
+    """
+    padded = spec.padding.inputs if spec.padding else {}
+    return frozenset(
+        tensor.name
+        for tensor in spec.inputs
+        if tensor.name not in facts.host_tensors
+        and tensor.name not in padded
+        and tensor.dtype is not DType.BOOL
+        and (tensor.name in spec.rowwise or not spec.batching)
     )
 
 

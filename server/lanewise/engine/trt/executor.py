@@ -13,7 +13,7 @@ from lanewise.engine.trt.slots import SMALL_BYTES, Slot, count_bytes
 from lanewise.errors import ExecutionFailed
 from lanewise.memory.device import Capture, CudaError, CudaGraph, Stream
 from lanewise.models import ModelSpec, Profile
-from lanewise.tensors import Shape
+from lanewise.tensors import DeviceArray, Shape, on_host
 
 MOST_SHAPES = 4096
 """Combinations of input shapes remembered as having run; more than live traffic has."""
@@ -38,16 +38,19 @@ class Work:
 
 def describe_work(spec: ModelSpec, profile: Profile, batch: Batch) -> Work:
     """Get what is to be executed for `batch`."""
-    shapes, values = {}, {}
+    shapes, values, is_direct = {}, {}, False
     for tensor in spec.inputs:
         piece = batch.pieces[tensor.name][0]
         is_rowwise = tensor.name in spec.rowwise
         item = batch.item_shape(tensor.name)
         shapes[tensor.name] = (batch.padded_rows, *item) if is_rowwise else piece.shape
         if tensor.name in profile.values:
-            values[tensor.name] = piece.tobytes()
+            values[tensor.name] = on_host(piece).tobytes()
+        is_direct |= any(isinstance(each, DeviceArray) for each in batch.pieces[tensor.name])
     key = (*shapes.values(), *values.values())
-    return Work(shapes, values, key, count_bytes(spec.inputs, shapes) <= SMALL_BYTES)
+    # A graph copies from where small inputs are packed, which the host cannot do with these.
+    is_small = not is_direct and count_bytes(spec.inputs, shapes) <= SMALL_BYTES
+    return Work(shapes, values, key, is_small)
 
 
 class Executor:

@@ -14,7 +14,7 @@ from lanewise.engine.runner import Batch
 from lanewise.memory.device import CudaEvent, DeviceBuffer, PinnedBuffer, Stream
 from lanewise.memory.staging import pack_rows, pad_rows, place_rows
 from lanewise.models import ModelSpec
-from lanewise.tensors import Array, Shape, TensorSpec, element_count
+from lanewise.tensors import Array, DeviceArray, Piece, Shape, TensorSpec, element_count, on_host
 
 PARALLEL_COPY_BYTES = 4 << 20
 """Inputs from this size on are copied by several threads: one moves 7 GB/s on an H200's host,
@@ -116,7 +116,9 @@ class Slot:
         """
         for tensor in self._spec.inputs:
             pinned = self._pinned[tensor.name].view(tensor.dtype.numpy, shapes[tensor.name])
-            self._pack_tensor(tensor, batch.pieces[tensor.name], pinned)
+            self._pack_tensor(
+                tensor, [on_host(piece) for piece in batch.pieces[tensor.name]], pinned
+            )
 
     def copy_in(self, shapes: Mapping[str, Shape], stream: Stream) -> None:
         """Start the way of packed inputs to the device; those in host memory stay there."""
@@ -127,12 +129,17 @@ class Slot:
         """Copy the rows of `batch` into pinned memory, once, and start their way to the device.
 
         Args:
-            batch: its pieces are only read.
+            batch: its pieces are only read; those that the device alone reads must stay until
+                `staged` is done.
             shapes: of every input, with the padded number of rows. Room for them has been made.
             stream: does the copies to the device; `staged` is recorded in it.
         """
         for tensor in self._spec.inputs:
-            self._stage_tensor(tensor, batch.pieces[tensor.name], shapes[tensor.name], stream)
+            pieces, shape = batch.pieces[tensor.name], shapes[tensor.name]
+            if any(isinstance(piece, DeviceArray) for piece in pieces):
+                self._stage_directly(tensor, pieces, shape, stream)
+            else:
+                self._stage_tensor(tensor, [on_host(piece) for piece in pieces], shape, stream)
         stream.record(self.staged)
 
     def copy_out(self, shapes: Mapping[str, Shape], stream: Stream) -> None:
@@ -171,6 +178,25 @@ class Slot:
         if nbytes and tensor.name in self._device:
             source = self._pinned[tensor.name].address
             stream.copy_in(self._device[tensor.name].address, source, nbytes)
+
+    def _stage_directly(
+        self, tensor: TensorSpec, pieces: Sequence[Piece], shape: Shape, stream: Stream
+    ) -> None:
+        """Start the way of pieces to the device, from where they lie if it can read that."""
+        pinned = self._pinned[tensor.name].view(tensor.dtype.numpy, shape)
+        source, target = self._pinned[tensor.name].address, self._device[tensor.name].address
+        offset = first = 0
+        for piece in pieces:
+            if isinstance(piece, DeviceArray):
+                stream.copy(target + offset, piece.address, piece.nbytes)
+            else:
+                place_rows(piece, pinned, first)
+                stream.copy_in(target + offset, source + offset, piece.nbytes)
+            offset += piece.nbytes
+            first += piece.shape[0]
+        if offset < pinned.nbytes:
+            pad_rows(pinned, first)
+            stream.copy_in(target + offset, source + offset, pinned.nbytes - offset)
 
     def _stage_tensor(
         self, tensor: TensorSpec, pieces: Sequence[Array], shape: Shape, stream: Stream
