@@ -58,6 +58,7 @@ from lanewise_client.results import (
     ShapeRange,
     TensorMetadata,
 )
+from lanewise_client.shared_memory import SharedMemory
 
 __all__ = [
     "CLIENT_TIMEOUT",
@@ -105,6 +106,7 @@ __all__ = [
     "ServingError",
     "ShapeMismatch",
     "ShapeRange",
+    "SharedMemory",
     "TensorMetadata",
     "Unavailable",
     "UnknownProfile",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -15,7 +16,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -25,7 +26,7 @@ from lanewise_client.calls import CLIENT_TIMEOUT, CallRules, Options, Timeout, c
 from lanewise_client.codec import Array
 from lanewise_client.errors import DeadlineExpired, ServingError, Unavailable
 from lanewise_client.final_status import FinalStatus
-from lanewise_client.messages import InferRequest
+from lanewise_client.messages import InferRequest, Outputs
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
 from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -39,6 +40,8 @@ from lanewise_client.results import (
     Route,
     ServerMetadata,
 )
+from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Step, Steps
+from lanewise_client.shared_memory import SharedMemory
 from lanewise_client.streaming import Exchange
 
 _ResponseT = TypeVar("_ResponseT")
@@ -80,11 +83,15 @@ class AsyncClient:
             if credentials is None
             else grpc.aio.secure_channel(address, credentials, channel_options(options))
         )
+        self._shared = SharedCalls()
         self._inference: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._lane_service: Any = LaneServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
         """Close the connection; calls in flight fail. A second call does nothing."""
+        for step in self._shared.close():
+            with contextlib.suppress(ServingError):
+                await self._step(step, CLOSING_TIMEOUT_S)
         self._rules.is_closed = True
         await self._channel.close()
 
@@ -105,11 +112,12 @@ class AsyncClient:
         inputs: Mapping[str, Array],
         *,
         version: str = "",
-        outputs: Sequence[str] | None = None,
+        outputs: Outputs = None,
         profile: str | int | None = None,
         request_id: str = "",
         priority: int | None = None,
         latency_target_s: float | None = None,
+        shared_memory: SharedMemory | bool = False,
         timeout_s: Timeout = CLIENT_TIMEOUT,
     ) -> InferResult:
         """Run `model` on `inputs` and get its outputs. See `Client.infer`."""
@@ -121,10 +129,17 @@ class AsyncClient:
             priority=priority,
             latency_target_s=latency_target_s,
         )
+        if shared_memory is not False:
+            steps = self._shared.infer(model, version, request, shared_memory)
+            return await self._carry_out(steps, timeout_s)
         message = messages.build_infer(model, version, request)
         return messages.parse_infer(
             await self._call(self._inference.ModelInfer, message, timeout_s)
         )
+
+    def shared_memory(self, nbytes: int) -> SharedMemory:
+        """Make shared memory for this client's requests. See `Client.shared_memory`."""
+        return self._shared.make(nbytes)
 
     async def stream(
         self,
@@ -230,6 +245,26 @@ class AsyncClient:
         return lanes.parse_route(
             await self._call(self._lane_service.ExplainRoute, request, timeout_s)
         )
+
+    async def _carry_out(self, steps: Steps, timeout_s: Timeout) -> InferResult:
+        """Make one call after the other; all of them have `timeout_s` together."""
+        budget = self._rules.budget(timeout_s)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._step(step, budget.left_s())
+                except ServingError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return cast(InferResult, end.value)
+        finally:
+            steps.close()
+
+    async def _step(self, step: Step, timeout_s: Timeout) -> object:
+        return await self._call(getattr(self._inference, step.method), step.message, timeout_s)
 
     async def _call(
         self,

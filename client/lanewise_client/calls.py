@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
@@ -46,6 +47,17 @@ def channel_options(options: Options) -> list[tuple[str, Any]]:
     return list({**_DEFAULT_OPTIONS, **dict(options)}.items())
 
 
+class Budget:
+    """What is left of the time that several calls have together."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left_s(self) -> float | None:
+        """Get the seconds left, 0 or less if there are none; None: for ever."""
+        return None if self._end is None else self._end - time.monotonic()
+
+
 class CallRules:
     """How long the calls of one client may take, and what their failures become.
 
@@ -85,6 +97,10 @@ class CallRules:
                 code=grpc.StatusCode.DEADLINE_EXCEEDED,
             )
         return timeout_s
+
+    def budget(self, timeout_s: Timeout) -> Budget:
+        """Begin to spend what one call may take on several. Raises what `seconds` does."""
+        return Budget(self.seconds(timeout_s))
 
     @contextmanager
     def applied(self, seconds: float | None) -> Iterator[None]:

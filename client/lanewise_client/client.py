@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -13,7 +14,7 @@ from lanewise_client import lanes, messages, metadata
 from lanewise_client.calls import CLIENT_TIMEOUT, CallRules, Options, Timeout, channel_options
 from lanewise_client.codec import Array
 from lanewise_client.errors import DeadlineExpired, ServingError, Unavailable
-from lanewise_client.messages import InferRequest
+from lanewise_client.messages import InferRequest, Outputs
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
 from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -27,6 +28,8 @@ from lanewise_client.results import (
     Route,
     ServerMetadata,
 )
+from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Step, Steps
+from lanewise_client.shared_memory import SharedMemory
 from lanewise_client.streaming import Exchange
 
 _ResponseT = TypeVar("_ResponseT")
@@ -65,11 +68,15 @@ class Client:
             if credentials is None
             else grpc.secure_channel(address, credentials, channel_options(options))
         )
+        self._shared = SharedCalls()
         self._inference: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._lane_service: Any = LaneServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Close the connection; calls in flight fail. A second call does nothing."""
+        for step in self._shared.close():
+            with contextlib.suppress(ServingError):
+                self._step(step, CLOSING_TIMEOUT_S)
         self._rules.is_closed = True
         self._channel.close()
 
@@ -90,11 +97,12 @@ class Client:
         inputs: Mapping[str, Array],
         *,
         version: str = "",
-        outputs: Sequence[str] | None = None,
+        outputs: Outputs = None,
         profile: str | int | None = None,
         request_id: str = "",
         priority: int | None = None,
         latency_target_s: float | None = None,
+        shared_memory: SharedMemory | bool = False,
         timeout_s: Timeout = CLIENT_TIMEOUT,
     ) -> InferResult:
         """Run `model` on `inputs` and get its outputs.
@@ -103,13 +111,17 @@ class Client:
             model: its name.
             inputs: by name, each of the model's datatype, in any memory layout; only read.
             version: empty: the version served by default, the highest number.
-            outputs: names of the outputs wanted; None: all.
+            outputs: names of the outputs wanted; None: all. With a `SharedMemory`, a mapping from
+                names to arrays in it, which are written to, or None.
             profile: name or index of the only profile allowed; None: any.
             request_id: comes back in the result.
             priority: 1 for the most important; None, 0, or one the model does not have: the
                 model's default.
             latency_target_s: seconds the request should take if it has no timeout; it orders
                 the requests that wait, and none is refused for it. None: the model's.
+            shared_memory: for a server on this host: inputs do not travel in the message. True
+                copies them into memory of the client's own; a `SharedMemory` saves that copy
+                for inputs that lie in it.
             timeout_s: seconds until the answer must be here; the server drops the request
                 when they have passed. None: wait for ever.
 
@@ -118,6 +130,7 @@ class Client:
                 is no integer.
             ValueError: a negative priority, or a target that is not positive.
             ServingError: one of its subclasses tells why there are no outputs.
+            OSError: there is too little shared memory.
         """
         request = InferRequest(
             inputs,
@@ -127,8 +140,20 @@ class Client:
             priority=priority,
             latency_target_s=latency_target_s,
         )
+        if shared_memory is not False:
+            steps = self._shared.infer(model, version, request, shared_memory)
+            return self._carry_out(steps, timeout_s)
         message = messages.build_infer(model, version, request)
         return messages.parse_infer(self._call(self._inference.ModelInfer, message, timeout_s))
+
+    def shared_memory(self, nbytes: int) -> SharedMemory:
+        """Make shared memory for inputs and outputs of this client's requests.
+
+        Raises:
+            ValueError: `nbytes` is not positive.
+            OSError: there is too little shared memory.
+        """
+        return self._shared.make(nbytes)
 
     def stream(
         self,
@@ -234,6 +259,26 @@ class Client:
         """Ask where a request of these input shapes would run, and why. Runs nothing."""
         request = lanes.build_explain(model, version, shapes, profile)
         return lanes.parse_route(self._call(self._lane_service.ExplainRoute, request, timeout_s))
+
+    def _carry_out(self, steps: Steps, timeout_s: Timeout) -> InferResult:
+        """Make one call after the other; all of them have `timeout_s` together."""
+        budget = self._rules.budget(timeout_s)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._step(step, budget.left_s())
+                except ServingError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as end:
+            return cast(InferResult, end.value)
+        finally:
+            steps.close()
+
+    def _step(self, step: Step, timeout_s: Timeout) -> object:
+        return self._call(getattr(self._inference, step.method), step.message, timeout_s)
 
     def _call(
         self, method: Callable[..., _ResponseT | None], request: Message, timeout_s: Timeout

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ _TYPED_FIELDS = {
 
 _TEXT_KINDS = "SUOT"  # bytes, str, objects, numpy's variable-width strings
 _LENGTH = struct.Struct("<I")
+_BYTE_SIZE = "shared_memory_byte_size"
+_NO_ROOM: Mapping[str, memoryview] = {}
 
 
 def datatype_of(name: str, array: Array) -> str:
@@ -101,6 +103,17 @@ def datatype_of(name: str, array: Array) -> str:
     return datatype
 
 
+def describe(name: str, array: Array) -> pb.ModelInferRequest.InferInputTensor:
+    """Describe `array` as the input `name`, without its contents.
+
+    Raises:
+        TypeError: see `datatype_of`.
+    """
+    return pb.ModelInferRequest.InferInputTensor(
+        name=name, datatype=datatype_of(name, array), shape=array.shape
+    )
+
+
 def encode(name: str, array: Array) -> tuple[pb.ModelInferRequest.InferInputTensor, bytes]:
     """Describe `array` as the input `name`, and copy its elements into raw contents.
 
@@ -109,15 +122,20 @@ def encode(name: str, array: Array) -> tuple[pb.ModelInferRequest.InferInputTens
     Raises:
         TypeError: see `datatype_of`; or an element of an object array is neither bytes nor str.
     """
-    datatype = datatype_of(name, array)
-    tensor = pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=array.shape)
-    if datatype == "BYTES":
+    tensor = describe(name, array)
+    if tensor.datatype == "BYTES":
         return tensor, _join_elements(name, array)
     return tensor, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def decode(response: pb.ModelInferResponse) -> dict[str, Array]:
+def decode(
+    response: pb.ModelInferResponse, room: Mapping[str, memoryview] = _NO_ROOM
+) -> dict[str, Array]:
     """Get the outputs of an answer by name, whether sent as raw or as typed contents.
+
+    Args:
+        response: the answer.
+        room: the memory of those that were to be written to shared memory, by name.
 
     Returns:
         Arrays of the numpy type of each datatype, in the shapes the server gave, with three
@@ -130,14 +148,21 @@ def decode(response: pb.ModelInferResponse) -> dict[str, Array]:
     """
     raw = response.raw_output_contents
     if not raw:
-        return {output.name: _decode_typed(output) for output in response.outputs}
+        return {
+            output.name: _decode_raw(output, _written(output, room[output.name]))
+            if output.name in room
+            else _decode_typed(output)
+            for output in response.outputs
+        }
     if len(raw) != len(response.outputs):
         raise ServingError(
             f"the answer describes {len(response.outputs)} outputs but holds contents of "
             f"{len(raw)}; the server is at fault"
         )
     return {
-        output.name: _decode_raw(output, contents)
+        output.name: _decode_raw(
+            output, _written(output, room[output.name]) if output.name in room else contents
+        )
         for output, contents in zip(response.outputs, raw, strict=True)
     }
 
@@ -155,9 +180,18 @@ def _join_elements(name: str, array: Array) -> bytes:
     return b"".join(parts)
 
 
-def _decode_raw(output: pb.ModelInferResponse.InferOutputTensor, raw: bytes) -> Array:
+def _written(output: pb.ModelInferResponse.InferOutputTensor, room: memoryview) -> memoryview:
+    """Get the part of `room` that the server says it has written."""
+    told = output.parameters
+    nbytes = told[_BYTE_SIZE].int64_param if _BYTE_SIZE in told else -1
+    if not 0 <= nbytes <= len(room):
+        raise _malformed(output, f"{nbytes} bytes of shared memory, where {len(room)} were given")
+    return room[:nbytes]
+
+
+def _decode_raw(output: pb.ModelInferResponse.InferOutputTensor, raw: bytes | memoryview) -> Array:
     if output.datatype == "BYTES":
-        return _shaped(output, _object_array(_split_elements(output, raw)))
+        return _shaped(output, _object_array(_split_elements(output, bytes(raw))))
     dtype = _RAW_TYPES.get(output.datatype)
     if dtype is None:
         raise _malformed(output, "a datatype this client does not know")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -21,13 +21,31 @@ US_PER_S = 1_000_000
 _MAX_MESSAGE_BYTES = 2**31 - 1
 
 
+Outputs = Sequence[str] | Mapping[str, Array | None] | None
+"""The outputs wanted: None for all; a mapping tells for each in which array it shall lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some bytes of a registered shared-memory region."""
+
+    region: str
+    offset: int
+    nbytes: int
+
+
+_NOWHERE: Mapping[str, Slice] = {}
+_NO_ROOM: Mapping[str, memoryview] = {}
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class InferRequest:
     """One request of a stream.
 
     Attributes:
         inputs: by name; only read.
-        outputs: names of the outputs wanted; None: all.
+        outputs: names of the outputs wanted; None: all. A mapping to arrays in shared memory
+            is for `Client.infer` alone.
         profile: name or index of the only profile allowed; None: any.
         request_id: comes back in the result or the error.
         priority: 1 for the most important; None, 0, or one the model does not have: the
@@ -39,7 +57,7 @@ class InferRequest:
     """
 
     inputs: Mapping[str, Array]
-    outputs: Sequence[str] | None = None
+    outputs: Outputs = None
     profile: str | int | None = None
     request_id: str = ""
     priority: int | None = None
@@ -47,8 +65,21 @@ class InferRequest:
     timeout_s: float | None = None
 
 
-def build_infer(model: str, version: str, request: InferRequest) -> pb.ModelInferRequest:
+def build_infer(
+    model: str,
+    version: str,
+    request: InferRequest,
+    inputs_at: Mapping[str, Slice] = _NOWHERE,
+    outputs_at: Mapping[str, Slice] = _NOWHERE,
+) -> pb.ModelInferRequest:
     """Make the message of `request`; the arrays are copied into it.
+
+    Args:
+        model: what it is for.
+        version: of the model; empty for the default.
+        request: what is sent.
+        inputs_at: inputs that lie in shared memory and are not copied, by name.
+        outputs_at: outputs that shall lie there.
 
     Raises:
         TypeError: an input cannot be sent, see `codec.encode`, or the priority is no integer.
@@ -56,29 +87,40 @@ def build_infer(model: str, version: str, request: InferRequest) -> pb.ModelInfe
             not positive.
         MessageTooLarge: the inputs are more than one message can carry.
     """
-    _require_sendable(request.inputs)
+    _require_sendable({n: array for n, array in request.inputs.items() if n not in inputs_at})
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=request.request_id)
     if request.profile is not None:
         message.parameters["profile"].CopyFrom(_profile_parameter(request.profile))
     _add_urgency(message, request)
     for name, array in request.inputs.items():
-        tensor, raw = codec.encode(name, array)
+        if name in inputs_at:
+            tensor = codec.describe(name, array)
+            _add_slice(tensor.parameters, inputs_at[name])
+        else:
+            tensor, raw = codec.encode(name, array)
+            message.raw_input_contents.append(raw)
         message.inputs.append(tensor)
-        message.raw_input_contents.append(raw)
     if request.outputs is not None:
         if isinstance(request.outputs, str) or not request.outputs:
             raise ValueError(
                 f"outputs is {request.outputs!r}, but must be a list of one or more names; "
                 "leave it out to get every output"
             )
-        message.outputs.extend(
-            pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in request.outputs
-        )
+        for name in request.outputs:
+            wanted = message.outputs.add(name=name)
+            if name in outputs_at:
+                _add_slice(wanted.parameters, outputs_at[name])
     return message
 
 
-def parse_infer(response: pb.ModelInferResponse) -> InferResult:
+def parse_infer(
+    response: pb.ModelInferResponse, room: Mapping[str, memoryview] = _NO_ROOM
+) -> InferResult:
     """Read the answer to one request.
+
+    Args:
+        response: the answer.
+        room: where outputs were to be written, by name.
 
     Raises:
         ServingError: it contradicts itself, see `codec.decode`.
@@ -88,7 +130,7 @@ def parse_infer(response: pb.ModelInferResponse) -> InferResult:
         model=response.model_name,
         model_version=response.model_version,
         request_id=response.id,
-        outputs=codec.decode(response),
+        outputs=codec.decode(response, room),
         profile=told["profile"].string_param if "profile" in told else "",
         padded_rows=_count(told, "padded_rows"),
         batch_rows=_count(told, "batch_rows"),
@@ -118,6 +160,13 @@ def _require_sendable(inputs: Mapping[str, Array]) -> None:
             f"{_MAX_MESSAGE_BYTES}; send fewer rows at a time",
             code=grpc.StatusCode.RESOURCE_EXHAUSTED,
         )
+
+
+def _add_slice(parameters: MutableMapping[str, pb.InferParameter], where: Slice) -> None:
+    parameters["shared_memory_region"].string_param = where.region
+    parameters["shared_memory_byte_size"].int64_param = where.nbytes
+    if where.offset:
+        parameters["shared_memory_offset"].int64_param = where.offset
 
 
 def _profile_parameter(profile: str | int) -> pb.InferParameter:

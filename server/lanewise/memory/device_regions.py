@@ -58,6 +58,10 @@ class DeviceRegion:
         self._address = address
         weakref.finalize(self, cuda.cudaIpcCloseMemHandle, address).atexit = False
 
+    @property
+    def is_removed(self) -> bool:
+        return False  # which CUDA does not tell
+
     def read(self, offset: int, out: Array) -> None:
         self._copy(out.ctypes.data, self._address + offset, out.nbytes)
 

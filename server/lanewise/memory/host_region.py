@@ -63,6 +63,10 @@ class HostRegion:
         self._cannot_be_pinned = False
         self._require_present(0, region.byte_size)
 
+    @property
+    def is_removed(self) -> bool:
+        return not os.fstat(self._fd).st_nlink
+
     def read(self, offset: int, out: Array) -> None:
         """Fill `out`, bytes, with what begins at `offset` of the region.
 

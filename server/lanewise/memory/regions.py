@@ -36,6 +36,11 @@ MAX_REGIONS = 512
 class RegionMemory(Protocol):
     """The memory of one region, for as long as it is referenced. Offsets are checked before."""
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether its owner has removed it for everybody."""
+        ...
+
     def read(self, offset: int, out: Array) -> None:
         """Fill `out`, bytes, with what begins at `offset`."""
         ...
@@ -91,6 +96,7 @@ class Regions:
         self._regions: dict[str, tuple[Region, RegionMemory]] = {}
 
     async def register(self, region: Region) -> None:
+        self._forget_removed()
         self._require_free(region)
         memory = await asyncio.to_thread(self._open, region)
         self._require_free(region)  # another call may have been quicker
@@ -152,6 +158,15 @@ class Regions:
             InvalidRegion: the slice is not inside it.
         """
         return OutputPlace(self._find(where), where)
+
+    def _forget_removed(self) -> None:
+        """Let go of segments that were removed, by clients that have not unregistered them.
+
+        No request can use them any more, and their memory stays for as long as they are open.
+        """
+        for name, (_, memory) in list(self._regions.items()):
+            if memory.is_removed:
+                del self._regions[name]
 
     def _require_free(self, region: Region) -> None:
         if region.name in self._regions:

@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,9 +147,10 @@ def test_of_two_registering_at_once_one_gets_the_name(counted):
 
 def test_so_many_regions_and_no_more(counted):
     _, region = counted
-    regions = Regions(open_region=lambda region: HostRegion(counted[1]))
+    memory = HostRegion(region)
+    regions = Regions(open_region=lambda region: memory)
     for number in range(MAX_REGIONS):
-        regions._regions[str(number)] = (region, None)
+        asyncio.run(regions.register(replace(region, name=str(number))))
     with pytest.raises(Overloaded, match="unregister some"):
         asyncio.run(regions.register(region))
 
