@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ import pytest
 
 from helpers.client_shells import SHELLS
 from helpers.models import save_onnx_echo, tensor
-from helpers.segments import FOLDER, times_held
+from helpers.segments import FOLDER, times_held_by_all
 from helpers.serving import server_process
 from lanewise.tensors import DYNAMIC, DType
 from lanewise_client import (
@@ -38,9 +40,23 @@ def models(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(models):
-    with server_process(models, "--backend", "onnxruntime") as process:
+@pytest.fixture(
+    scope="module",
+    params=[("0", "aio"), ("2", "aio"), ("0", "edge"), ("2", "edge")],
+    ids="-".join,
+)
+def server(request, models):
+    """A server with each number of front ends on each transport."""
+    front_ends, transport = request.param
+    if transport == "edge":
+        pytest.importorskip("pyvoy", reason="lanewise[edge] is not installed")
+    options = "--backend", "onnxruntime", "--frontends", front_ends, "--transport", transport
+    with server_process(models, *options, until="listening") as process:
+        for _ in range(int(front_ends)):
+            process.read_until("front end listening")
+        with Client(process.address, timeout_s=30.0) as client:
+            while not client.is_ready():
+                continue
         yield process
 
 
@@ -211,8 +227,9 @@ def test_closing_the_client_unregisters_and_removes_its_memory(server, client):
         other.infer("echo", {"X": values()}, shared_memory=memory)
         other.infer("echo", {"X": values()}, shared_memory=True)
         assert memory.name in registered(client)
+        assert times_held_by_all(FOLDER / memory.name, server.process.pid) == 1
     assert registered(client) == set()
-    assert times_held(FOLDER / memory.name, server.process.pid) == 0
+    assert times_held_by_all(FOLDER / memory.name, server.process.pid) == 0
 
 
 def test_the_server_forgets_removed_segments_when_others_are_registered(server, client):
@@ -246,6 +263,35 @@ def test_where_shared_memory_is_off_that_is_told(models):
         pytest.raises(NotAllowed, match="shared memory is off on this server"),
     ):
         client.infer("echo", {"X": values()}, shared_memory=True)
+
+
+def test_a_call_from_elsewhere_may_not_use_shared_memory(models, own_address):
+    for transport in ("aio", "edge"):
+        if transport == "edge" and not importlib.util.find_spec("pyvoy"):
+            continue
+        options = "--backend", "onnxruntime", "--host", own_address, "--transport", transport
+        with server_process(models, *options) as server:
+            assert not server.address.startswith("127.")
+            with Client(server.address, timeout_s=30.0) as client:
+                with pytest.raises(NotAllowed, match="for callers over loopback"):
+                    client.infer("echo", {"X": values()}, shared_memory=True)
+                for pretended in ("127.0.0.1", "::1"):
+                    metadata = (("x-forwarded-for", pretended), ("x-real-ip", pretended))
+                    with pytest.raises(NotAllowed), client._rules.applied(None):
+                        client._inference.SystemSharedMemoryStatus(
+                            pb.SystemSharedMemoryStatusRequest(), metadata=metadata
+                        )
+
+
+@pytest.fixture
+def own_address():
+    """An address of this machine that is not loopback; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return probe.getsockname()[0]
 
 
 def test_a_client_that_is_killed_leaves_no_segment(server):

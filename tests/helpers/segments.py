@@ -44,6 +44,12 @@ def segment(data: bytes | int) -> Iterator[Segment]:
         path.unlink(missing_ok=True)
 
 
+def times_held_by_all(path: Path, pid: int) -> int:
+    """How often a process and its descendants have a segment open or mapped."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return times_held(path, pid) + sum(times_held_by_all(path, int(child)) for child in children)
+
+
 def times_held(path: Path, pid: int | str = "self") -> int:
     """How often a process has a segment open or mapped."""
     process = Path("/proc") / str(pid)
