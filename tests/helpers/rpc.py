@@ -242,6 +242,7 @@ async def serving(
     registry: ModelRegistry,
     clock: Clock | None = None,
     observer: RequestObserver | None = None,
+    *,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     regions: RegionCalls | None = None,
     shared_memory: SharedMemory = "auto",
