@@ -31,6 +31,8 @@ test-gpu: ## run the tests that need a GPU; with the Python that has TensorRT-RT
 bench-gpu: ## measure the lanes of ResNet-50 and BERT on this GPU, beside the naive ways
 	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/speed.py \
 		--output benchmarks/gpu/results/$$(date +%F)-speed.json
+	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/shared_memory.py \
+		--output benchmarks/gpu/results/$$(date +%F)-shared-memory.json
 
 bench-sched: $(VENV)/.runtime ## compare the scheduling policies in the simulator; BENCH_ARGS=--short for a minute
 	$(BIN)/python -m benchmarks.scheduler $(or $(BENCH_ARGS), \

@@ -24,7 +24,7 @@ def speed_table(results: Sequence[Result]) -> str:
     """Each goal, and what the lanes and the naive way of each model reach."""
     measures = (_bulk, _one_row, _pairs, _memory, _other_rows)
     rows = [measure(result) for measure in measures for result in results]
-    return _table(("what", "goal", "model", "lanes", "the naive way"), rows)
+    return markdown_table(("what", "goal", "model", "lanes", "the naive way"), rows)
 
 
 def row_table(results: Sequence[Result]) -> str:
@@ -33,7 +33,7 @@ def row_table(results: Sequence[Result]) -> str:
         (text, *(f"{result['medians'][step]:.0f}" for result in results))
         for step, text in ROW_STEPS.items()
     ]
-    return _table(("one row, microseconds", *(result["title"] for result in results)), rows)
+    return markdown_table(("one row, microseconds", *(result["title"] for result in results)), rows)
 
 
 def _bulk(result: Result) -> tuple[str, ...]:
@@ -96,6 +96,7 @@ def _other_rows(result: Result) -> tuple[str, ...]:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
