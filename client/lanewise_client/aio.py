@@ -89,8 +89,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection; calls in flight fail. A second call does nothing."""
-        for step in self._shared.close():
-            with contextlib.suppress(ServingError):
+        with contextlib.suppress(ServingError):  # it forgets removed segments by itself, too
+            for step in self._shared.close():
                 await self._step(step, CLOSING_TIMEOUT_S)
         self._rules.is_closed = True
         await self._channel.close()

@@ -99,7 +99,14 @@ class CallRules:
         return timeout_s
 
     def budget(self, timeout_s: Timeout) -> Budget:
-        """Begin to spend what one call may take on several. Raises what `seconds` does."""
+        """Begin to spend what one call may take on several.
+
+        Raises:
+            RuntimeError: the client is closed.
+            ValueError, DeadlineExpired: see `seconds`.
+        """
+        if self.is_closed:
+            raise self._closed()
         return Budget(self.seconds(timeout_s))
 
     @contextmanager

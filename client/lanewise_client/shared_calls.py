@@ -23,8 +23,7 @@ from lanewise_client.results import InferResult
 from lanewise_client.shared_memory import SegmentPool, SharedMemory, pooled_bytes
 
 CLOSING_TIMEOUT_S = 1.0
-"""How long a client that is closed tries to unregister a segment; the server forgets those that
-were removed by itself, too."""
+"""How long a client that is closed tries to unregister each of its segments."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from lanewise_client import (
     AsyncClient,
     Client,
     InvalidRegion,
+    NoProfileAdmits,
     NotAllowed,
     RegionNotFound,
     SharedMemory,
@@ -230,6 +231,29 @@ def test_closing_the_client_unregisters_and_removes_its_memory(server, client):
         assert times_held_by_all(FOLDER / memory.name, server.process.pid) == 1
     assert registered(client) == set()
     assert times_held_by_all(FOLDER / memory.name, server.process.pid) == 0
+
+
+def test_a_closed_client_makes_no_more_shared_memory(server):
+    with Client(server.address, timeout_s=30.0) as closed:
+        pass
+    with pytest.raises(RuntimeError, match="is closed; make a new one"):
+        closed.infer("echo", {"X": values()}, shared_memory=True)
+    assert own_segments() == []
+
+
+def test_a_client_closes_without_its_server(models):
+    with server_process(models, "--backend", "onnxruntime") as lost:
+        client = Client(lost.address, timeout_s=30.0)
+        for _ in range(3):
+            memory = client.shared_memory(64)
+            client.infer("echo", {"X": values()}, shared_memory=memory)
+    client.close()
+    assert own_segments() == []
+
+
+def test_empty_arrays_are_sent_as_they_are(client):
+    with pytest.raises(NoProfileAdmits):
+        client.infer("echo", {"X": values(0)}, shared_memory=True)
 
 
 def test_the_server_forgets_removed_segments_when_others_are_registered(server, client):
