@@ -8,10 +8,15 @@ from collections.abc import Callable
 
 from lanewise.clock import NS_PER_MS, Clock
 
-MOST_TURNS = 8
+TURNS_ON_FEW_CORES = 8
 """Turns of the loop without a new request that are waited out, some 5 us each: as many as a call
 takes to come in through the threads of gRPC (1.85, one core: with 5 half of what there is to
 gain is gained, with 8 to 20 all of it)."""
+
+FEW_CORES = 2
+TURNS = 2
+"""The same where whoever brings requests has a core of its own. There a turn takes longer, since it
+asks the device for its progress, and more of them made requests wait that came 0.5 ms apart."""
 
 MOST_NS = 2 * NS_PER_MS
 """How long requests are gathered at most while they keep coming."""
@@ -39,7 +44,8 @@ class Gathering:
         self._clock = clock
         self._most_ns = min(most_ns, MOST_NS)
         self._loop = asyncio.get_running_loop()
-        self._patience = MOST_TURNS
+        self._most_turns = TURNS if _cores() > FEW_CORES else TURNS_ON_FEW_CORES
+        self._patience = self._most_turns
         self._unprobed = 0
         self._is_gathering = False
         self._began_ns = 0
@@ -62,7 +68,7 @@ class Gathering:
         if self._patience or self._unprobed < PROBE_EVERY:
             return self._patience
         self._unprobed = 0
-        return MOST_TURNS
+        return self._most_turns
 
     def _first_look(self) -> None:
         """End the turn in which the first request came; others of the same turn are in, too."""
@@ -73,7 +79,7 @@ class Gathering:
         if self._has_news:
             self._has_news = False
             self._has_paid = True
-            self._turns_left = MOST_TURNS
+            self._turns_left = self._most_turns
         self._wait_or_launch()
 
     def _wait_or_launch(self) -> None:
@@ -82,6 +88,11 @@ class Gathering:
             os.sched_yield()  # to the thread that brings requests, if it has no core of its own
             self._loop.call_soon(self._look)
             return
-        self._patience = MOST_TURNS if self._has_paid else self._patience // 2
+        self._patience = self._most_turns if self._has_paid else self._patience // 2
         self._is_gathering = False
         self._launch()
+
+
+def _cores() -> int:
+    """Count the cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

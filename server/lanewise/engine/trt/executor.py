@@ -26,7 +26,7 @@ class Work:
     Attributes:
         shapes: of every input, with the padded number of rows.
         values: what shape tensors hold: output shapes and graphs depend on it.
-        key: shapes and values together: what a graph was captured for.
+        key: shapes, values and `is_small` together: what a graph was captured for.
         is_small: whether the copies go with the execution, into its graph, too.
     """
 
@@ -47,10 +47,9 @@ def describe_work(spec: ModelSpec, profile: Profile, batch: Batch) -> Work:
         if tensor.name in profile.values:
             values[tensor.name] = on_host(piece).tobytes()
         is_direct |= any(isinstance(each, DeviceArray) for each in batch.pieces[tensor.name])
-    key = (*shapes.values(), *values.values())
     # A graph copies from where small inputs are packed, which the host cannot do with these.
     is_small = not is_direct and count_bytes(spec.inputs, shapes) <= SMALL_BYTES
-    return Work(shapes, values, key, is_small)
+    return Work(shapes, values, (is_small, *shapes.values(), *values.values()), is_small)
 
 
 class Executor:
