@@ -57,9 +57,9 @@ def cli() -> None:
 )
 @click.option(
     "--frontends",
-    type=click.IntRange(0, 64),
-    default=0,
-    help="Processes that speak gRPC, beside one that runs the models. 0: one does it all.",
+    type=click.IntRange(0, config.MOST_FRONTENDS),
+    help="Processes that speak gRPC, beside one that runs the models. 0: one does it all. "
+    "Left out: by the number of cores, 0 for fewer than 4.",
 )
 @click.option(
     "--transport",
@@ -107,7 +107,9 @@ def cli() -> None:
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
 )
-def serve(log_format: str, log_level: str, **settings: object) -> None:
+def serve(
+    log_format: str, log_level: str, frontends: int | None, transport: str, **settings: object
+) -> None:
     """Serve the models at PATH: a repository folder, or one model file.
 
     A repository holds <model>/<version>/model.onnx, and optionally <model>/model.toml.
@@ -120,7 +122,13 @@ def serve(log_format: str, log_level: str, **settings: object) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from lanewise import orders, serving
 
-    server_settings = config.ServerSettings(**settings)  # type: ignore[arg-type]
+    if frontends is None:
+        frontends = config.default_frontends(transport, len(os.sched_getaffinity(0)))
+    server_settings = config.ServerSettings(
+        frontends=frontends,
+        transport=transport,
+        **settings,  # type: ignore[arg-type]
+    )
     order = orders.Order(server_settings, log_format, log_level)  # type: ignore[arg-type]
     sys.exit(serving.serve(order))
 

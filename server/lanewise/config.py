@@ -25,6 +25,9 @@ SharedMemory = Literal["auto", "on", "off"]
 DEFAULT_SHARED_MEMORY: SharedMemory = "auto"
 
 
+MOST_FRONTENDS = 64
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """What `lanewise serve` was asked for.
@@ -64,6 +67,19 @@ class ServerSettings:
     drain_grace_s: float = DEFAULT_DRAIN_GRACE_S
     costs: Path | None = None
     record_traces: Path | None = None
+
+
+def default_frontends(transport: str, cores: int) -> int:
+    """Choose how many front-end processes there are.
+
+    Fewer than 4 cores are better used by one process: a front end shares a core with the
+    engine there and costs a request another hop. With more, grpc.aio gains up to a front end
+    for every other core, and the edge transport up to one for every fourth, from where the engine
+    is the limit (16 cores of an H200's host, see benchmarks/gpu/wire.py).
+    """
+    if cores < 4:
+        return 0
+    return min(8, cores // 2) if transport == "aio" else min(4, cores // 4)
 
 
 def read_tls_files(cert: Path | None, key: Path | None) -> tuple[bytes, bytes] | None:

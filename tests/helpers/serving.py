@@ -121,7 +121,8 @@ def server_process(
     """
     command = [
         *(sys.executable, *program, "serve", str(path), "--host", "127.0.0.1"),
-        *("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", *arguments),
+        *("--grpc-port", "0", "--metrics-port", "0", "--log-format", "json"),
+        *("--frontends", "0", *arguments),
         *tested_transport.get().arguments,
     ]
     process = subprocess.Popen(

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from lanewise.config import require_free_port
+from lanewise.config import default_frontends, require_free_port
 from lanewise.errors import ConfigError
 
 
@@ -31,3 +31,11 @@ def test_a_taken_port_is_refused_with_its_option():
 def test_an_address_of_another_machine_is_refused_with_the_host(host):
     with pytest.raises(ConfigError, match=rf"^--host {host}: is not an address of this machine; "):
         require_free_port("--grpc-port", host, 0)
+
+
+@pytest.mark.parametrize(
+    ("transport", "cores", "processes"),
+    [("aio", 1, 0), ("aio", 3, 0), ("aio", 4, 2), ("aio", 64, 8), ("edge", 4, 1), ("edge", 64, 4)],
+)
+def test_the_number_of_front_ends_follows_the_cores(transport, cores, processes):
+    assert default_frontends(transport, cores) == processes
