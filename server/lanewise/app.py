@@ -49,8 +49,13 @@ class Front(Protocol):
         """
         ...
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether clients can come in. May be asked from any thread."""
+        ...
+
     async def start(self) -> None:
-        """Return once calls are taken in."""
+        """Begin to take calls in."""
         ...
 
     async def publish(self) -> None:
@@ -131,15 +136,15 @@ class App:
         if self._http_listener is None:
             require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
+        front = self._make_front(self.registry, self._clock, metrics, self._regions)
         http = HttpEndpoint(
             self.settings.host,
             self.settings.metrics_port,
             metrics.exposition,
             lambda: True,
-            lambda: readiness_of(self.registry),
+            lambda: readiness_of(self.registry, front.is_reachable),
             listener=self._http_listener,
         )
-        front = self._make_front(self.registry, self._clock, metrics, self._regions)
         self.grpc_port = front.listen(self.settings.host, self.settings.grpc_port)
         http.start()
         self.metrics_port = http.port

@@ -52,26 +52,38 @@ async def run_front_end(
     """
     registry = ModelRegistry()
     link = EngineLink(engine, registry)
-    front = rpc_front(settings, transport)(registry, SystemClock(), _CountInEngine(link), link)
 
     def obey(_: signal.Signals) -> None:
-        link.must_stop.set()
-        link.changed.set()  # in case the engine stopped before it told of anything
+        link.stop()
 
     watch_signals(obey)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            linking = tasks.create_task(link.run())
+            await link.changed.wait()
+            if not link.must_stop.is_set():
+                # Not sooner: a transport may take calls as soon as it is made, and no model
+                # would be known.
+                make = rpc_front(settings, transport)
+                front = make(registry, SystemClock(), _CountInEngine(link), link)
+                await _serve(settings, link, front)
+            linking.cancel()
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
+    link.close()
+    _log.info("front end stopped")
+
+
+async def _serve(settings: ServerSettings, link: EngineLink, front: RpcFront) -> None:
+    front.listen(settings.host, settings.grpc_port)
+    await front.start()
+    link.tell_of_listening()
+    _log.info("front end listening", port=settings.grpc_port)
     async with asyncio.TaskGroup() as tasks:
-        linking = tasks.create_task(link.run())
-        await link.changed.wait()  # before that, no model would be known
-        front.listen(settings.host, settings.grpc_port)
-        await front.start()
-        _log.info("front end listening", port=settings.grpc_port)
         publishing = tasks.create_task(_publish_changes(link, front))
         await link.must_stop.wait()
         await front.close()
-        linking.cancel()
         publishing.cancel()
-    link.close()
-    _log.info("front end stopped")
 
 
 async def _publish_changes(link: EngineLink, front: RpcFront) -> None:

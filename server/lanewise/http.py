@@ -36,10 +36,15 @@ class Readiness:
     models: tuple[str, ...]
 
 
-def readiness_of(registry: ModelRegistry) -> Readiness:
-    """Tell whether every model is ready, and the state of each. May be called from any thread."""
+def readiness_of(registry: ModelRegistry, is_reachable: bool = True) -> Readiness:
+    """Tell whether every model is ready, and the state of each. May be called from any thread.
+
+    Args:
+        registry: of the models.
+        is_reachable: whether clients can come in: if not, nothing is ready.
+    """
     lines = tuple(f"{model.title} {model.condition.splitlines()[0]}" for model in registry)
-    return Readiness(registry.is_ready, lines)
+    return Readiness(registry.is_ready and is_reachable, lines)
 
 
 @dataclass(frozen=True, slots=True)

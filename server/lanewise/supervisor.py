@@ -26,7 +26,7 @@ CANNOT_SERVE: Final = 78
 
 SHORT_LIFE_S: Final = 10.0
 MOST_SHORT_LIVES: Final = 5
-"""A process that ended so early, so many times in a row, is not started again."""
+"""A process that failed so early, so many times in a row, is not started again."""
 FIRST_PAUSE_S: Final = 0.1
 """Before the second start after a short life; it doubles with each."""
 
@@ -34,6 +34,9 @@ STOPPING_S: Final = 10.0
 """How long, beyond the grace period, the processes have to stop before they are killed."""
 
 BACKLOG: Final = 128
+
+_NO_FAILURES: Final = (0, -signal.SIGKILL, -signal.SIGTERM)
+"""What a process ends with that others have ended: no process does that to itself."""
 
 _WATCHED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
@@ -132,7 +135,8 @@ class Supervisor:
 
     def _start_again(self, child: _Child, status: int) -> None:
         lived_s = time.monotonic() - child.started_s
-        child.short_lives = child.short_lives + 1 if lived_s < SHORT_LIFE_S else 0
+        has_failed_early = lived_s < SHORT_LIFE_S and status not in _NO_FAILURES
+        child.short_lives = child.short_lives + 1 if has_failed_early else 0
         facts = {"role": child.role, "status": _describe(status), "lived_s": round(lived_s, 1)}
         if child.short_lives >= MOST_SHORT_LIVES:
             self._log.write("error", "process ends again and again, the server stops", **facts)

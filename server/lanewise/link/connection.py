@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pickle
 import socket
@@ -18,7 +19,7 @@ LATER_S = 0.01
 
 HANDSHAKE_S = 5.0
 
-_LENGTH = struct.Struct("<I")
+_LENGTH = struct.Struct("<Q")
 _GREETING = b"lanewise"
 
 
@@ -101,15 +102,19 @@ class Connection(asyncio.Protocol):
         self._is_urgent = False
         messages, self._outgoing = self._outgoing, []
         if messages and self._transport is not None:
-            batch = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
+            try:
+                batch = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
+            except BaseException:  # what waits for them would wait for ever
+                self._transport.abort()
+                raise
             self._transport.write(_LENGTH.pack(len(batch)) + batch)
 
 
-def shake_hands(connected: socket.socket, arena: Arena) -> memoryview:
-    """Swap arenas with the process at the other end; blocks for up to HANDSHAKE_S.
+async def shake_hands(connected: socket.socket, arena: Arena) -> memoryview:
+    """Swap arenas with the process at the other end; takes up to HANDSHAKE_S.
 
     Args:
-        connected: a Unix socket; blocks again for others afterwards as it did before.
+        connected: a Unix socket; closed if this fails.
         arena: the one that this end writes; its file is closed.
 
     Returns:
@@ -118,21 +123,34 @@ def shake_hands(connected: socket.socket, arena: Arena) -> memoryview:
     Raises:
         LinkRefused: the other end is not of this user, or no end of a link.
     """
-    before = connected.gettimeout()
-    connected.settimeout(HANDSHAKE_S)
-    fds: list[int] = []
     try:
+        return await asyncio.to_thread(_swap_arenas, connected, arena)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):  # the other end has gone
+            connected.shutdown(socket.SHUT_RDWR)  # the thread need not wait any more
+        raise
+
+
+def _swap_arenas(connected: socket.socket, arena: Arena) -> memoryview:
+    try:
+        connected.settimeout(HANDSHAKE_S)
         _require_same_user(connected)
         socket.send_fds(connected, [_GREETING], [arena.fd])
         greeting, fds, _, _ = socket.recv_fds(connected, len(_GREETING), 1)
+        if greeting != _GREETING or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            raise LinkRefused("the other end is not a process of this server")
+        connected.setblocking(False)
+        return map_to_read(fds[0])
     except OSError as error:
+        connected.close()
         raise LinkRefused(f"the other end does not answer: {error}") from error
+    except LinkRefused:
+        connected.close()
+        raise
     finally:
         arena.close_fd()
-        connected.settimeout(before)
-    if greeting != _GREETING or len(fds) != 1:
-        raise LinkRefused("the other end is not a process of this server")
-    return map_to_read(fds[0])
 
 
 def _require_same_user(connected: socket.socket) -> None:

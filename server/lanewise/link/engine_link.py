@@ -23,6 +23,7 @@ from lanewise.link.messages import (
     Failure,
     Free,
     Infer,
+    Listening,
     Message,
     Models,
     ModelSnapshot,
@@ -37,7 +38,7 @@ from lanewise.link.threads import on_loop
 from lanewise.models import ModelSpec
 from lanewise.regions import NOWHERE, Region, RegionKind, RegionSlice, RegionTensor
 from lanewise.scheduler.cost_report import CostReport
-from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.registry import ModelRegistry, ServedModel
 from lanewise.scheduler.results import InferResult, LanesStatus, RouteReport
 from lanewise.tensors import Array, Shape
 
@@ -59,14 +60,15 @@ class EngineLink:
         registry: filled by this; its models have lanes that ask the engine.
 
     Attributes:
-        changed: set whenever the registry has changed.
-        must_stop: set when the engine has ended every request and the front end is to go.
+        changed: set whenever the registry has changed, and by `stop`.
+        must_stop: set by `stop`, and when the engine has ended every request.
     """
 
     def __init__(self, address: str, registry: ModelRegistry) -> None:
         self._address = address
         self._registry = registry
         self._session: _Session | None = None
+        self._is_listening = False
         self._lost = asyncio.Event()
         self.changed = asyncio.Event()
         self.must_stop = asyncio.Event()
@@ -78,9 +80,7 @@ class EngineLink:
             await self._lost.wait()
             _log.warning("engine lost")
             self._session = None
-            for model in list(self._registry):
-                model.lanes = None
-                model.state, model.reason = ModelState.LOADING, ""
+            self._registry.replace(ServedModel(m.name, m.version) for m in self._registry)
             self.changed.set()
 
     async def register(self, region: Region) -> None:
@@ -96,6 +96,17 @@ class EngineLink:
         found: tuple[Region, ...]
         found = await self._require_session().ask_regions("describe", kind, name)
         return found
+
+    def tell_of_listening(self) -> None:
+        """Tell the engine, and every later one, that clients can reach this front end."""
+        self._is_listening = True
+        if self._session is not None:
+            self._session.connection.send(Listening())
+
+    def stop(self) -> None:
+        """Have the front end go, also one that waits for its first engine."""
+        self.must_stop.set()
+        self.changed.set()
 
     def count(self, request: Count) -> None:
         """Tell the engine of a request that has ended; does nothing while there is no engine."""
@@ -121,18 +132,21 @@ class EngineLink:
             try:
                 await loop.sock_connect(connected, self._address)
                 arena = Arena()
-                memory = await asyncio.to_thread(shake_hands, connected, arena)
+                memory = await shake_hands(connected, arena)
                 break
             except (OSError, LinkRefused):
                 connected.close()
                 await asyncio.sleep(RETRY_S)
-        session = _Session(arena, memory, self._learn, self.must_stop.set, self._lost.set)
+        session = _Session(arena, memory, self._learn, self.stop, self._lost.set)
         await loop.create_connection(lambda: session.connection, sock=connected)
         self._session = session
+        if self._is_listening:
+            session.connection.send(Listening())
 
     def _learn(self, session: _Session, news: Models) -> None:
-        for position, snapshot in enumerate(news.models):
-            self._registry.add(_served(session, position, snapshot))
+        self._registry.replace(
+            _served(session, position, snapshot) for position, snapshot in enumerate(news.models)
+        )
         if news.is_draining:
             self._registry.drain()
         self.changed.set()
@@ -168,6 +182,7 @@ class _Session:
         placements: Mapping[str, RegionSlice],
     ) -> Result:
         """Run a request; see `Infer`."""
+        self._require_engine()
         packed = self._writer.pack(inputs)
         call = next(self._calls)
         message = Infer(call, model, packed, *urgency, in_regions, dict(placements))
@@ -176,11 +191,13 @@ class _Session:
 
     async def ask(self, model: int, question: Question, *arguments: object) -> Any:  # noqa: ANN401
         """Get the answer to a question; see `Ask`."""
+        self._require_engine()
         call = next(self._calls)
         return await self._send(call, Ask(call, model, question, arguments))
 
     async def ask_regions(self, question: RegionQuestion, *arguments: object) -> Any:  # noqa: ANN401
         """Have a call of `RegionCalls` answered; see `AskRegions`."""
+        self._require_engine()
         call = next(self._calls)
         return await self._send(call, AskRegions(call, question, arguments))
 
@@ -191,8 +208,6 @@ class _Session:
         return {t.name: array for t, array in zip(outputs, arrays, strict=True)}
 
     async def _send(self, call: int, message: Infer | Ask | AskRegions) -> Any:  # noqa: ANN401
-        if self._is_lost:
-            raise _engine_lost()
         done = asyncio.get_running_loop().create_future()
         self._open[call] = done
         self.connection.send(message)
@@ -201,7 +216,20 @@ class _Session:
         except asyncio.CancelledError:
             if self._open.pop(call, None) is not None:
                 self.connection.send(Cancel(call))
+            else:
+                self._discard(done)
             raise
+
+    def _require_engine(self) -> None:
+        if self._is_lost:
+            raise _engine_lost()
+
+    def _discard(self, done: asyncio.Future[Any]) -> None:
+        """Do without the end of a call, which came when its caller was just going."""
+        if not done.cancelled() and done.exception() is None:
+            message = done.result()
+            if isinstance(message, Result):
+                self._reader.discard(message.outputs)
 
     def _receive(self, messages: list[Message]) -> None:
         for message in messages:
@@ -240,6 +268,9 @@ class _Session:
             if not done.done():
                 done.set_exception(_engine_lost())
         self._open.clear()
+        # Whoever waited for a result that did come has been woken, and has read it, before this.
+        self._writer.close()
+        self._reader.close()
         self._when_lost()
 
 

@@ -23,6 +23,7 @@ from lanewise.link.messages import (
     Failure,
     Free,
     Infer,
+    Listening,
     Message,
     Models,
     ModelSnapshot,
@@ -76,12 +77,13 @@ class FrontEnds:
         self._listener = listener
         self._sessions: set[_Session] = set()
         self._accepting: asyncio.Task[None] | None = None
+        self._greeting: set[asyncio.Task[None]] = set()
         self._all_gone = asyncio.Event()
 
     @property
-    def connected(self) -> int:
-        """How many front ends there are."""
-        return len(self._sessions)
+    def is_reachable(self) -> bool:
+        """Whether any front end takes calls."""
+        return any(session.is_listening for session in list(self._sessions))
 
     def listen(self, host: str, port: int) -> int:
         """Get the port that front ends listen on: the one that was asked for."""
@@ -100,8 +102,9 @@ class FrontEnds:
 
     async def close(self) -> None:
         """Have every front end stop, once every request has ended, and wait until they have."""
-        if self._accepting is not None:
-            self._accepting.cancel()
+        for task in (self._accepting, *self._greeting):
+            if task is not None:
+                task.cancel()
         self._all_gone.clear()
         for session in self._sessions:
             session.connection.send(Stop())
@@ -115,21 +118,28 @@ class FrontEnds:
         loop = asyncio.get_running_loop()
         while True:
             connected, _ = await loop.sock_accept(self._listener)
-            try:
-                await self._accept(connected)
-            except LinkRefused as error:
-                connected.close()
-                _log.warning("front end refused", reason=str(error))
+            # One that does not answer must not keep others waiting.
+            task = loop.create_task(self._greet(connected))
+            self._greeting.add(task)
+            task.add_done_callback(self._greeting.discard)
+
+    async def _greet(self, connected: socket.socket) -> None:
+        try:
+            await self._accept(connected)
+        except (OSError, LinkRefused) as error:
+            _log.warning("front end refused", reason=str(error))
 
     async def _accept(self, connected: socket.socket) -> None:
         arena = Arena()
-        memory = await asyncio.to_thread(shake_hands, connected, arena)
+        memory = await shake_hands(connected, arena)
         session = _Session(
             self._registry, self._counter, self._regions, arena, memory, self._forget
         )
-        self._sessions.add(session)
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: session.connection, connected)
+        if session.is_lost:
+            return
+        self._sessions.add(session)
         session.connection.send(_snapshot(self._registry))
         _log.info("front end connected", front_ends=len(self._sessions))
 
@@ -160,6 +170,8 @@ class _Session:
         self._reader = TensorReader(memory, on_loop(self._free))
         self._open: dict[int, Callable[[], None]] = {}
         self._asking: set[asyncio.Task[None]] = set()
+        self.is_listening = False
+        self.is_lost = False
         self.connection = Connection(self._receive, self._lose)
 
     def _receive(self, messages: list[Message]) -> None:
@@ -174,6 +186,8 @@ class _Session:
                 case Cancel(call):
                     if cancel := self._open.pop(call, None):
                         cancel()
+                case Listening():
+                    self.is_listening = True
                 case Ask() | AskRegions():
                     task = asyncio.create_task(self._answer(message))
                     self._asking.add(task)
@@ -266,9 +280,12 @@ class _Session:
 
     def _lose(self) -> None:
         """Nobody waits for what is open any more."""
+        self.is_lost = True
         for cancel in list(self._open.values()):
             cancel()
         self._open.clear()
+        self._writer.close()
+        self._reader.close()
         self._when_gone(self)
 
 

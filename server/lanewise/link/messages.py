@@ -71,6 +71,10 @@ class Count(NamedTuple):
     latency_ns: int
 
 
+class Listening(NamedTuple):
+    """Front end to engine: clients can reach it from now on."""
+
+
 class Result(NamedTuple):
     """Engine to front end: the end of a request that succeeded; see `InferResult`.
 
@@ -136,7 +140,18 @@ class Stop(NamedTuple):
 
 
 Message = (
-    Infer | Ask | AskRegions | Cancel | Count | Result | Answer | Failure | Free | Models | Stop
+    Infer
+    | Ask
+    | AskRegions
+    | Cancel
+    | Count
+    | Listening
+    | Result
+    | Answer
+    | Failure
+    | Free
+    | Models
+    | Stop
 )
 
 

@@ -71,6 +71,10 @@ class TensorWriter:
         """Take back a block the other end has done with."""
         self._arena.free(packed_block)
 
+    def close(self) -> None:
+        """Let go of the memory; nothing can be packed any more."""
+        self._arena.close()
+
 
 class TensorReader:
     """Views of the tensors that the other end has packed.
@@ -107,6 +111,10 @@ class TensorReader:
         """Do without the tensors of a message that nobody waits for."""
         if packed.block >= 0:
             self._when_unused(packed.block)
+
+    def close(self) -> None:
+        """Let go of the memory, but for what arrays refer to; nothing can be read any more."""
+        self._memory = memoryview(b"")
 
     def _view(self, packed: Packed) -> Array:
         # Not a slice of one array over everything: views would refer to that one.

@@ -14,10 +14,12 @@ def on_loop(callback: Callable[[int], None]) -> Callable[[int], None]:
     here = threading.get_ident()
 
     def call(argument: int) -> None:
+        if loop.is_closed():  # nobody is left to tell
+            return
         if threading.get_ident() == here:
             callback(argument)
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # it has been closed since
             loop.call_soon_threadsafe(callback, argument)
 
     return call

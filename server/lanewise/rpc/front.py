@@ -28,6 +28,7 @@ class RpcFront:
         self._registry = registry
         self._health = services.health
         self._transport = transport
+        self.is_reachable = False
 
     def listen(self, host: str, port: int) -> int:
         """Get the port that calls will come in by; see `Transport.listen`."""
@@ -37,6 +38,7 @@ class RpcFront:
         """Return once calls are taken in."""
         await self.publish()
         await self._transport.start()
+        self.is_reachable = True
 
     async def publish(self) -> None:
         """Tell clients what has become of the models."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -134,7 +134,10 @@ class ServedModel:
 
 
 class ModelRegistry:
-    """Every version of every model found at start. Changed by `app` alone, on the event loop."""
+    """Every version of every model found at start.
+
+    Changed on the event loop alone: by `app`, or in a front end of its own by its link.
+    """
 
     def __init__(self) -> None:
         self._models: dict[str, dict[str, ServedModel]] = {}
@@ -148,6 +151,14 @@ class ModelRegistry:
     def add(self, model: ServedModel) -> None:
         """Take in a version of a model; replaces one of the same name and version."""
         self._models.setdefault(model.name, {})[model.version] = model
+
+    def replace(self, models: Iterable[ServedModel]) -> None:
+        """Have these models instead of all there were; nothing is draining any more."""
+        models = list(models)
+        self._models.clear()
+        self._draining = False
+        for model in models:
+            self.add(model)
 
     def versions(self, name: str) -> list[ServedModel]:
         """List the versions of a model in ascending order; empty if there is no such model."""
