@@ -137,6 +137,21 @@ class EchoLanes:
         )
         return InferResult(outputs, launches)
 
+    def begin(
+        self,
+        inputs: Mapping[str, Array],
+        when_ended: Callable[[InferResult | None, BaseException | None], None],
+        **urgency: object,
+    ) -> Callable[[], None]:
+        def end(task: asyncio.Task[InferResult]) -> None:
+            if not task.cancelled():
+                error = task.exception()
+                when_ended(None if error else task.result(), error)
+
+        task = asyncio.get_running_loop().create_task(self.submit(inputs, **urgency))
+        task.add_done_callback(end)
+        return task.cancel
+
     async def get_status(self) -> LanesStatus:
         return LanesStatus(self.status(), self.waiting_requests)
 
