@@ -105,6 +105,12 @@ class EchoLanes:
 
     lost_profiles: tuple[str, ...] = ()
 
+    def forget(self) -> None:
+        """Let go of every request, and of the memory that its tensors are in."""
+        self.submissions.clear()
+        self.arrivals = asyncio.Queue()
+        self.cancellations = asyncio.Queue()
+
     @property
     def waiting_requests(self) -> int:
         return 7

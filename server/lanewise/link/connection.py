@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pickle
 import socket
@@ -124,33 +123,35 @@ async def shake_hands(connected: socket.socket, arena: Arena) -> memoryview:
         LinkRefused: the other end is not of this user, or no end of a link.
     """
     try:
-        return await asyncio.to_thread(_swap_arenas, connected, arena)
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):  # the other end has gone
-            connected.shutdown(socket.SHUT_RDWR)  # the thread need not wait any more
-        raise
-
-
-def _swap_arenas(connected: socket.socket, arena: Arena) -> memoryview:
-    try:
-        connected.settimeout(HANDSHAKE_S)
         _require_same_user(connected)
+        connected.setblocking(False)
         socket.send_fds(connected, [_GREETING], [arena.fd])
+        async with asyncio.timeout(HANDSHAKE_S):
+            await _until_readable(connected)
         greeting, fds, _, _ = socket.recv_fds(connected, len(_GREETING), 1)
         if greeting != _GREETING or len(fds) != 1:
             for fd in fds:
                 os.close(fd)
             raise LinkRefused("the other end is not a process of this server")
-        connected.setblocking(False)
         return map_to_read(fds[0])
     except OSError as error:
         connected.close()
         raise LinkRefused(f"the other end does not answer: {error}") from error
-    except LinkRefused:
+    except BaseException:
         connected.close()
         raise
     finally:
         arena.close_fd()
+
+
+async def _until_readable(connected: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connected, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connected)
 
 
 def _require_same_user(connected: socket.socket) -> None:
