@@ -83,6 +83,10 @@ class ServerProcess:
         return str(self._listening["grpc"])
 
     @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    @property
     def http(self) -> str:
         return f"http://{self._listening['http']}"
 
