@@ -76,20 +76,31 @@ def pss_bytes(pid: int) -> int:
 LISTENS, CONNECTED = "0A", "01"  # linux/net/tcp_states.h
 
 
-def listeners(port: int) -> int:
-    """How many sockets take connections on a port of this machine."""
-    return len(_sockets(port, LISTENS))
+def listens(pid: int, port: int) -> bool:
+    """Whether a process takes connections on a port of this machine."""
+    return _has_any(pid, _sockets(port, LISTENS))
 
 
-def connections(pid: int, port: int) -> int:
-    """How many connections to a port of this machine a process has taken."""
-    here = _sockets(port, CONNECTED)
-    return sum(str(file.readlink()) in here for file in Path(f"/proc/{pid}/fd").iterdir())
+def has_connections(pid: int, port: int) -> bool:
+    """Whether a process has taken connections to a port of this machine."""
+    return _has_any(pid, _sockets(port, CONNECTED))
+
+
+def _has_any(pid: int, sockets: set[str]) -> bool:
+    try:
+        return any(str(file.readlink()) in sockets for file in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # closed, or ended, meanwhile
+        return False
 
 
 def _sockets(port: int, state: str) -> set[str]:
+    lines = [  # gRPC listens on IPv4 through sockets of IPv6
+        line
+        for family in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]
+    ]
     found = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+    for line in lines:
         fields = line.split()
         if fields[3] == state and int(fields[1].rpartition(":")[2], 16) == port:
             found.add(f"socket:[{fields[9]}]")

@@ -7,8 +7,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,6 +103,17 @@ class ServerProcess:
             if self.log[-1]["event"] == event:
                 return self.log[-1]
         raise AssertionError(f"no {event!r} in {self.log}")
+
+    def log_in_background(self) -> None:
+        """Have the rest of the log read by a thread, so that the server can always write."""
+        assert self.process.stderr is not None
+        lines = self.process.stderr
+
+        def read() -> None:
+            with suppress(ValueError):  # closed at the end
+                self.log.extend(json.loads(line) for line in lines)
+
+        threading.Thread(target=read, daemon=True).start()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, list[dict[str, object]]]:
         """Send a signal and wait; get the exit status and the rest of the log."""
