@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _CountInEngine:
+class CountInEngine:
     """Has the engine count the requests, so that the metrics of a server are in one place."""
 
     link: EngineLink
@@ -65,7 +65,7 @@ async def run_front_end(
                 # Not sooner: a transport may take calls as soon as it is made, and no model
                 # would be known.
                 make = rpc_front(settings, transport)
-                front = make(registry, SystemClock(), _CountInEngine(link), link)
+                front = make(registry, SystemClock(), CountInEngine(link), link)
                 await _serve(settings, link, front)
             linking.cancel()
     except ExceptionGroup as failures:

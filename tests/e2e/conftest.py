@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers.transports import AIO, TestedTransport, edge_gate, require_edge, tested_transport
+from helpers.transports import (
+    AIO,
+    LINKED,
+    TestedTransport,
+    edge_gate,
+    require_edge,
+    tested_transport,
+)
 
 
 @pytest.fixture(scope="session")
@@ -13,9 +20,9 @@ def edge(tmp_path_factory):
         yield gate
 
 
-@pytest.fixture(params=["aio", "edge"])
+@pytest.fixture(params=["aio", "edge", "linked"])
 def each_transport(request):
-    """Run the test once on each transport."""
+    """Run the test once on each transport, and once with the models at the end of a link."""
     yield from _on(request, request.param)
 
 
@@ -32,7 +39,7 @@ def on_edge(request):
 
 
 def _on(request: pytest.FixtureRequest, name: str) -> Iterator[str]:
-    transport: TestedTransport = AIO
+    transport: TestedTransport = LINKED if name == "linked" else AIO
     if name == "edge":
         require_edge()
         transport = request.getfixturevalue("edge")

@@ -33,8 +33,8 @@ from lanewise_client import Client, Unavailable
 
 KILLS = int(os.environ.get("LANEWISE_KILLS", "5"))
 FRONT_ENDS = 2
-RECOVERY_S = 10.0
-"""Until all processes are there again and serve: two cores start them in 1.5 to 3 s."""
+RECOVERY_S = 20.0
+"""Until all processes are there again and serve: 1 to 7 s on two cores that the load keeps busy."""
 MIB = 1 << 20
 
 pytestmark = pytest.mark.timeout(60 + 20 * KILLS)

@@ -68,7 +68,7 @@ async def test_draining_ends_serving_everywhere():
     async with serving(registry) as server:
         before = await statuses_of(server, "", "echo", "echo/1")
         registry.drain()
-        await server.health.publish(registry)
+        await server.publish()
         after = await statuses_of(server, "", "echo", "echo/1")
 
     assert before == [SERVING] * 3
@@ -92,11 +92,11 @@ async def test_watchers_are_told_of_changes_and_stay_when_something_is_unknown()
         statuses, _ = watching(server, "echo")
         assert await next_status(statuses) == SERVICE_UNKNOWN
         registry.add(ServedModel("echo", "1", ModelState.READY, "", EchoLanes()))
-        await server.health.publish(registry)
+        await server.publish()
         assert await next_status(statuses) == SERVING
-        await server.health.publish(registry)
+        await server.publish()
         registry.drain()
-        await server.health.publish(registry)
+        await server.publish()
         assert await next_status(statuses) == NOT_SERVING
 
 
@@ -113,7 +113,7 @@ async def test_a_watcher_is_still_told_after_another_one_left():
         # A later call is answered after the server has seen the cancel.
         await statuses_of(server, "")
         registry.drain()
-        await server.health.publish(registry)
+        await server.publish()
 
         assert await next_status(staying) == NOT_SERVING
 

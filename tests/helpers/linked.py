@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from lanewise.link.engine_link import EngineLink
-from lanewise.link.hub import FrontEnds
+from lanewise.link.hub import FrontEnds, RequestCounter
+from lanewise.memory.regions import Regions
+from lanewise.regions import RegionCalls
 from lanewise.scheduler.registry import ModelRegistry
 
 
@@ -29,16 +31,19 @@ class Counts:
 class Engine:
     """The engine's end, as often as a test wants an engine; the listener outlives them."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, counter: RequestCounter | None = None, regions: RegionCalls | None = None
+    ) -> None:
         self.address = f"\0lanewise-test-{secrets.token_hex(8)}"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.address)
         self.listener.listen()
-        self.counts = Counts()
+        self.counts = counter or Counts()
+        self.regions = regions or Regions()
         self.front_ends: FrontEnds | None = None
 
     async def start(self, registry: ModelRegistry) -> FrontEnds:
-        self.front_ends = FrontEnds(registry, self.counts, self.listener)
+        self.front_ends = FrontEnds(registry, self.counts, self.regions, self.listener)
         await self.front_ends.start()
         return self.front_ends
 
@@ -96,9 +101,13 @@ async def front_end_of(engine: Engine) -> AsyncIterator[FrontEnd]:
 
 
 @asynccontextmanager
-async def linked(registry: ModelRegistry) -> AsyncIterator[tuple[FrontEnd, Engine]]:
-    """Link a front end to an engine with these models; nothing may be left of it at the end."""
-    engine = Engine()
+async def linked(
+    registry: ModelRegistry,
+    counter: RequestCounter | None = None,
+    regions: RegionCalls | None = None,
+) -> AsyncIterator[tuple[FrontEnd, Engine]]:
+    """Link a front end to an engine with these models."""
+    engine = Engine(counter, regions)
     with engine.listener:
         await engine.start(registry)
         async with front_end_of(engine) as front_end:

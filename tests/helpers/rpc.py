@@ -12,10 +12,12 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from helpers.linked import linked
 from helpers.transports import tested_transport
 from lanewise.clock import NS_PER_MS, Clock, SystemClock, Timer
 from lanewise.config import SharedMemory
 from lanewise.errors import UnknownTensor
+from lanewise.front_end import CountInEngine
 from lanewise.memory.regions import Regions
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.regions import NOWHERE, RegionCalls, RegionSlice, RegionTensor
@@ -244,8 +246,8 @@ class Serving:
 
     address: str
     channel: grpc.aio.Channel
-    registry: ModelRegistry
     health: HealthService
+    publish: Callable[[], Awaitable[None]]
     inference: GRPCInferenceServiceStub
     lanes: LaneServiceStub
 
@@ -268,12 +270,49 @@ async def serving(
     regions: RegionCalls | None = None,
     shared_memory: SharedMemory = "auto",
 ) -> AsyncIterator[Serving]:
-    """A server on a free port of this machine, stopped at the end."""
+    """A server on a free port of this machine, stopped at the end.
+
+    Clients may not see what a test has changed in its registry before `publish`.
+    """
+    limits = {"max_message_bytes": max_message_bytes, "shared_memory": shared_memory}
+    if not tested_transport.get().is_linked:
+        async with _serving(registry, clock, observer, regions or Regions(), **limits) as server:
+
+            async def publish() -> None:
+                await server.health.publish(registry)
+
+            server.publish = publish
+            yield server
+        return
+    async with linked(registry, observer, regions) as (front_end, engine):
+        told, link = front_end.registry, front_end.link
+        async with _serving(told, clock, CountInEngine(link), link, **limits) as server:
+
+            async def publish_through_link() -> None:
+                await engine.front_ends.publish()
+                await link.changed.wait()
+                link.changed.clear()
+                await server.health.publish(told)
+
+            server.publish = publish_through_link
+            yield server
+
+
+@asynccontextmanager
+async def _serving(
+    registry: ModelRegistry,
+    clock: Clock | None,
+    observer: RequestObserver | None,
+    regions: RegionCalls,
+    *,
+    max_message_bytes: int,
+    shared_memory: SharedMemory,
+) -> AsyncIterator[Serving]:
     services = build_services(
         registry,
         clock or SystemClock(),
         max_message_bytes=max_message_bytes,
-        regions=regions or Regions(),
+        regions=regions,
         shared_memory=shared_memory,
         observer=observer,
     )
@@ -283,16 +322,14 @@ async def serving(
     await server.start()
     try:
         async with grpc.aio.insecure_channel(address) as channel:
-            yield Serving(
-                address,
-                channel,
-                registry,
-                health,
-                GRPCInferenceServiceStub(channel),
-                LaneServiceStub(channel),
-            )
+            inference, lanes = GRPCInferenceServiceStub(channel), LaneServiceStub(channel)
+            yield Serving(address, channel, health, _nothing, inference, lanes)
     finally:
         await server.stop(0.0)
+
+
+async def _nothing() -> None:
+    """Publish nothing."""
 
 
 def infer_request(*values: float, **fields: object) -> pb.ModelInferRequest:

@@ -38,15 +38,18 @@ class TestedTransport:
     Attributes:
         make: for a server in the test's own process.
         arguments: of `lanewise serve`, for one in a process of its own.
+        is_linked: whether the models are at the other end of a link.
     """
 
     __test__ = False
 
     make: TransportFactory
     arguments: tuple[str, ...] = ()
+    is_linked: bool = False
 
 
 AIO = TestedTransport(AioServer)
+LINKED = TestedTransport(AioServer, ("--frontends", "2"), is_linked=True)
 tested_transport: ContextVar[TestedTransport] = ContextVar("tested_transport", default=AIO)
 
 
