@@ -48,6 +48,7 @@ def _role(pid: int) -> str | None:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
     return _role(pid) is not None
 
 
