@@ -24,6 +24,8 @@ CLIENTS, CALLERS = 4, 3
 """Connections, and requests that are under way on each; one connection has a stream besides."""
 ROWS = (1, 7, 200, 1000)
 """Of three FP32 each: in a message and in shared memory."""
+PAUSE_S = 0.01
+"""Before a caller asks again: some of two cores is left to processes that start."""
 TIMEOUT_S = 30.0
 STREAM_ROUND = 25
 """Requests of one stream, before the next begins."""
@@ -92,6 +94,7 @@ class SteadyLoad:
                 await self._note(error)
             else:
                 self._check(x, result)
+                await asyncio.sleep(PAUSE_S)
 
     async def _stream(self, client: AsyncClient) -> None:
         while not self._stopping.is_set():
