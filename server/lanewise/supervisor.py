@@ -32,6 +32,8 @@ FIRST_PAUSE_S: Final = 0.1
 
 STOPPING_S: Final = 10.0
 """How long, beyond the grace period, the processes have to stop before they are killed."""
+AT_ONCE_S: Final = 1.0
+"""How long the engine has to end after a second stop signal."""
 
 BACKLOG: Final = 128
 
@@ -148,12 +150,14 @@ class Supervisor:
 
     def _obey(self, number: signal.Signals) -> None:
         """Drain at the first signal, end everything at the second."""
-        if self._stop_by_s is not None:
-            self._log.write("warning", "stopping at once")
-            self._status = 128 + number  # what a shell reports of a process killed by it
-            self._kill_all()
+        if self._stop_by_s is None:
+            self._begin_stop()
             return
-        self._begin_stop()
+        self._status = 128 + number  # what a shell reports of a process killed by it
+        self._stop_by_s = min(self._stop_by_s, time.monotonic() + AT_ONCE_S)
+        if self._engine.process is not None:
+            self._engine.process.terminate()  # it tells what it drops, and closes its traces
+        self._kill(self._front_ends)
 
     def _begin_stop(self) -> None:
         """Have the engine drain: it tells the front ends when to stop."""
@@ -187,7 +191,10 @@ class Supervisor:
             self._kill_all()
 
     def _kill_all(self) -> None:
-        for child in self._children:
+        self._kill(self._children)
+
+    def _kill(self, children: list[_Child]) -> None:
+        for child in children:
             if child.process is not None:
                 child.process.kill()
                 child.process.wait()

@@ -23,6 +23,7 @@ from helpers.rpc import (
 )
 from helpers.serving import SIMULATED, server_process
 from helpers.serving import _environment as environment
+from helpers.transports import tested_transport
 from lanewise.rpc.edge_wire import framed
 from lanewise_client import AsyncClient, Client
 
@@ -112,11 +113,11 @@ async def test_a_method_nobody_knows_is_unimplemented():
 
 
 @each_transport
-def test_a_missing_half_of_the_tls_files_is_an_error(each_transport):
+def test_a_missing_half_of_the_tls_files_is_an_error():
     refused = subprocess.run(
         [
             *(sys.executable, "-m", "lanewise", "serve", str(SIMULATED), "--grpc-port", "0"),
-            *("--metrics-port", "0", "--transport", each_transport, "--tls-cert", str(KEY)),
+            *("--metrics-port", "0", "--tls-cert", str(KEY), *tested_transport.get().arguments),
         ],
         capture_output=True,
         text=True,

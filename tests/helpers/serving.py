@@ -20,6 +20,7 @@ from lanewise.config import ServerSettings
 from lanewise.rpc.front import rpc_front
 from lanewise.scheduler.cost_file import load_costs, save_costs
 from lanewise.scheduler.costs import KEPT_SAMPLES, CostTable
+from lanewise_client import Client
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "examples" / "digits" / "models"
@@ -104,6 +105,14 @@ class ServerProcess:
                 return self.log[-1]
         raise AssertionError(f"no {event!r} in {self.log}")
 
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, list[dict[str, object]]]:
+        """Send a signal and wait; get the exit status and the rest of the log."""
+        self.process.send_signal(number)
+        assert self.process.stderr is not None
+        # Not communicate(), which would miss what has been read ahead.
+        rest = [json.loads(line) for line in self.process.stderr]
+        return self.process.wait(timeout=30), rest
+
     def log_in_background(self) -> None:
         """Have the rest of the log read by a thread, so that the server can always write."""
         assert self.process.stderr is not None
@@ -115,13 +124,13 @@ class ServerProcess:
 
         threading.Thread(target=read, daemon=True).start()
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, list[dict[str, object]]]:
-        """Send a signal and wait; get the exit status and the rest of the log."""
-        self.process.send_signal(number)
-        assert self.process.stderr is not None
-        # Not communicate(), which would miss what has been read ahead.
-        rest = [json.loads(line) for line in self.process.stderr]
-        return self.process.wait(timeout=30), rest
+
+FRONT_END_LOGGERS = ("lanewise.front_end", "lanewise.link")
+
+
+def of_models(log: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The entries of the process that has the models: all, unless there are front ends."""
+    return [each for each in log if not str(each["logger"]).startswith(FRONT_END_LOGGERS)]
 
 
 @contextmanager
@@ -152,10 +161,21 @@ def server_process(
     try:
         server = ServerProcess(process, [])
         server.read_until(until)
+        if tested_transport.get().is_linked and until == "serving" and "--tls-cert" not in command:
+            _wait_for_front_ends(server.address)
         yield server
     finally:
         process.kill()
         process.communicate()
+
+
+def _wait_for_front_ends(address: str) -> None:
+    """Wait until each has been told of what the engine serves: many new connections in a row."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    ready_in_a_row = 0
+    while ready_in_a_row < 12:
+        with Client(address, timeout_s=1, options=options) as client:
+            ready_in_a_row = ready_in_a_row + 1 if client.is_ready() else 0
 
 
 def _environment() -> dict[str, str]:

@@ -143,14 +143,32 @@ def test_an_engine_that_fails_as_it_stops_is_told_by_the_exit_status(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
 def test_a_second_signal_ends_everything_at_once(tmp_path, number):
-    with supervised(tmp_path, engine=STUCK) as server:
+    with supervised(tmp_path, engine=STUCK, AT_ONCE_S=0.2) as server:
         server.wait_until_ready()
         server.process.send_signal(signal.SIGTERM)
         while server.process.poll() is None:  # signals of one kind that wait count as one
             server.process.send_signal(number)
         status, log = server.end()
     assert status == 128 + number
-    assert events_of(log) == ["stopping at once"]
+    assert events_of(log) == ["processes do not stop and are killed"]
+    assert log[0]["roles"] == ["engine"]
+
+
+def test_a_second_signal_lets_the_engine_tell_what_it_drops(tmp_path):
+    told = """
+def end(number, frame):
+    tell("stopping")
+    signal.signal(signal.SIGTERM, lambda *_: (tell("leaving"), os._exit(1)))
+until_stopped()
+"""
+    with supervised(tmp_path, engine=told) as server:
+        server.wait_until_ready()
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: bool(server.told("engine", "stopping")))
+        server.process.send_signal(signal.SIGINT)
+        assert server.end() == (128 + signal.SIGINT, [])
+        assert len(server.told("engine", "stopped")) == 0
+        assert len(server.events) == 3 * 2 + 2
 
 
 def test_processes_that_do_not_stop_in_time_are_killed(tmp_path):
