@@ -10,10 +10,10 @@ INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
 announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-gpu bench-gpu bench-sched bench-lanes bench-peers check protos build clean
+.PHONY: help demo serve test test-gpu bench-gpu bench-sched bench-lanes bench-peers bench-hot-path check protos build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## serve the example, send it three kinds of traffic, print what came of it
 	$(BIN)/python examples/digits/demo.py
@@ -48,6 +48,10 @@ bench-peers: $(VENV)/.runtime ## compare Lanewise with PyTriton, KServe and MLSe
 	$(INSTALL) uv
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.peers $(or $(BENCH_ARGS), \
 		--output benchmarks/peers/results/$$(date +%F)-peers)
+
+bench-hot-path: $(VENV)/.runtime ## say where the CPU time of a small request goes, stage by stage
+	$(BIN)/python -m benchmarks.hot_path $(or $(BENCH_ARGS), \
+		--floor --output benchmarks/hot_path/results/$$(date +%F)-hot-path)
 
 check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are up to date
 	$(BIN)/ruff format --check .

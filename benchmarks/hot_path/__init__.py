@@ -1,0 +1,1 @@
+"""Where the microseconds of a small request go, stage by stage."""

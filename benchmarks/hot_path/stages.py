@@ -1,0 +1,75 @@
+"""The stages of a request: which functions of the server count for which."""
+
+from __future__ import annotations
+
+from benchmarks.hot_path.stopwatch import Stage
+from lanewise.engine.inputs import InputBuffers
+from lanewise.engine.ort import OrtSession
+from lanewise.link.connection import Connection
+from lanewise.link.engine_link import _Session as FrontEndSession
+from lanewise.link.hub import _Session as EngineSession
+from lanewise.link.tensors import TensorReader, TensorWriter
+from lanewise.metrics import Metrics
+from lanewise.rpc import service
+from lanewise.rpc.observer import Observation
+from lanewise.scheduler import dispatcher
+from lanewise.scheduler.core import Scheduler
+from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.gathering import Gathering
+from lanewise.scheduler.launching import Launcher
+from lanewise.scheduler.registry import ModelRegistry
+from lanewise.scheduler.routing import Router
+
+RPC = (
+    Stage("find model, count the request", ModelRegistry, "resolve"),
+    Stage("find model, count the request", Observation, "__init__"),
+    Stage("find model, count the request", Observation, "__exit__"),
+    Stage("options", service, "read_options"),
+    Stage("options", service, "select_outputs"),
+    Stage("decode", service, "decode_inputs"),
+    Stage("encode", service, "encode_response"),
+)
+
+COUNT = (Stage("find model, count the request", Metrics, "request_finished"),)
+
+LANES = (
+    Stage("begin: route", Router, "route"),
+    Stage("begin", Dispatcher, "begin"),
+    Stage("begin: admit", Scheduler, "admit"),
+    Stage("gather requests", Gathering, "note_arrival"),
+    Stage("gather requests", Gathering, "_first_look"),
+    Stage("gather requests", Gathering, "_look"),
+    Stage("choose (policy and core)", Scheduler, "tick"),
+    Stage("launch: carry out", Dispatcher, "_carry_out"),
+    Stage("launch: build batch, hand over", Launcher, "launch"),
+    Stage("settle (core)", Scheduler, "_settle"),
+    Stage("deliver: end of launch", Dispatcher, "_finish"),
+    Stage("deliver: cut rows", Dispatcher, "_deliver"),
+    Stage("deliver: join, tell the caller", Dispatcher, "_end"),
+    Stage("deliver: join, tell the caller", dispatcher, "join"),
+)
+
+EXECUTION = (
+    Stage("execute: stack and pad", InputBuffers, "gather"),
+    Stage("execute: ONNX Runtime", OrtSession, "run"),
+)
+
+FRONT_END = (
+    Stage("pack tensors", TensorWriter, "pack"),
+    Stage("take back blocks", TensorWriter, "free"),
+    Stage("pickle and send", Connection, "_flush"),
+    Stage("receive: unpickle, tell who waits", Connection, "data_received"),
+    Stage("unpack tensors", TensorReader, "read"),
+    Stage("unpack tensors", FrontEndSession, "read"),
+)
+
+ENGINE = (
+    Stage("pack tensors", TensorWriter, "pack"),
+    Stage("take back blocks", TensorWriter, "free"),
+    Stage("pickle and send", Connection, "_flush"),
+    Stage("receive: unpickle, tell who waits", Connection, "data_received"),
+    Stage("unpack tensors", TensorReader, "read"),
+    Stage("free blocks", TensorReader, "_forget"),
+    Stage("begin requests, answer them", EngineSession, "_infer"),
+    Stage("begin requests, answer them", EngineSession, "_end"),
+)
