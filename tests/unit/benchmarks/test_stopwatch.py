@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+
 from benchmarks.hot_path.stopwatch import Overhead, Stage, Stopwatch, measured
 
 
