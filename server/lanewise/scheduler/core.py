@@ -108,9 +108,16 @@ class Scheduler:
             self._end(waiting)
         return self.tick(now_ns)
 
-    def finish(self, launch_id: LaunchId, now_ns: int, *, failed: bool = False) -> list[Decision]:
-        """Take note that a launch is over."""
-        return self._settle(launch_id, now_ns, failed) + self.tick(now_ns)
+    def finish(
+        self, launch_id: LaunchId, now_ns: int, *, failed: bool = False, launching: bool = True
+    ) -> list[Decision]:
+        """Take note that a launch is over.
+
+        Args:
+            launching: whether to launch what is due now; otherwise `tick` has to be called soon.
+        """
+        decisions = self._settle(launch_id, now_ns, failed)
+        return decisions + self.tick(now_ns) if launching else decisions
 
     def retire(self, launch_id: LaunchId, now_ns: int) -> list[Decision]:
         """Take note that a launch has failed because its runner is lost, and retire its lane.

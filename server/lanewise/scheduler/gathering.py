@@ -37,6 +37,10 @@ class Gathering:
     Args:
         launch: has what was admitted launched.
         most_ns: how long requests may be held back for this.
+
+    Attributes:
+        is_gathering: whether `launch` is about to be called, so that whoever finds a lane free
+            need not launch what has come so far.
     """
 
     def __init__(self, launch: Callable[[], None], clock: Clock, most_ns: int) -> None:
@@ -47,7 +51,7 @@ class Gathering:
         self._most_turns = TURNS if _cores() > FEW_CORES else TURNS_ON_FEW_CORES
         self._patience = self._most_turns
         self._unprobed = 0
-        self._is_gathering = False
+        self.is_gathering = False
         self._began_ns = 0
         self._has_news = False
         self._has_paid = False
@@ -56,8 +60,8 @@ class Gathering:
     def note_arrival(self) -> None:
         """Take note that a request was admitted."""
         self._has_news = True
-        if not self._is_gathering:
-            self._is_gathering = True
+        if not self.is_gathering:
+            self.is_gathering = True
             self._has_paid = False
             self._began_ns = self._clock.now_ns()
             self._turns_left = self._patience_now()
@@ -89,7 +93,7 @@ class Gathering:
             self._loop.call_soon(self._look)
             return
         self._patience = self._most_turns if self._has_paid else self._patience // 2
-        self._is_gathering = False
+        self.is_gathering = False
         self._launch()
 
 

@@ -37,11 +37,27 @@ def rows(*values: float) -> dict[str, np.ndarray]:
     return {"X": np.array(values, np.float32)}
 
 
+class StandingClock(SystemClock):
+    """Whose time does not go by."""
+
+    def now_ns(self) -> int:
+        return NS_PER_S
+
+
 @asynccontextmanager
-async def dispatching(spec, *, max_queue_requests: int = 100, costs: CostTable | None = None):
+async def dispatching(
+    spec,
+    *,
+    max_queue_requests: int = 100,
+    costs: CostTable | None = None,
+    clock: SystemClock | None = None,
+):
     loaded, runners = gated_model(spec)
     dispatcher = Dispatcher(
-        loaded, SystemClock(), max_queue_requests=max_queue_requests, costs=costs or CostTable()
+        loaded,
+        clock or SystemClock(),
+        max_queue_requests=max_queue_requests,
+        costs=costs or CostTable(),
     )
     await dispatcher.warm_up()
     try:
@@ -79,6 +95,27 @@ def test_rows_come_back_to_their_owners_without_the_padding():
         assert [list(result.outputs["Y"]) for result in results] == [[1], [2, 3], [4], [5, 6, 7]]
         (report,) = results[3].launches
         assert (report.rows, report.batch_rows, report.padded_rows) == (3, 6, 8)
+
+    asyncio.run(scenario())
+
+
+def test_a_launch_that_ends_does_not_launch_requests_that_are_still_being_gathered():
+    async def scenario():
+        spec = model(profile(0, (1, 64, 64)))
+        async with dispatching(spec, max_queue_requests=10**6, clock=StandingClock()) as (
+            dispatcher,
+            runners,
+        ):
+            first = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            runners["p0"].release()
+            others = []
+            while not first.done():  # one more comes with every turn of the loop
+                others.append(asyncio.create_task(dispatcher.submit(rows(2))))
+                await asyncio.sleep(0)
+            assert [lane.counters.launches for lane in dispatcher.status()] == [1]
+            runners["p0"].release(10**6)
+            await asyncio.gather(*others)
 
     asyncio.run(scenario())
 
