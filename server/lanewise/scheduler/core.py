@@ -111,10 +111,9 @@ class Scheduler:
     def finish(
         self, launch_id: LaunchId, now_ns: int, *, failed: bool = False, launching: bool = True
     ) -> list[Decision]:
-        """Take note that a launch is over.
+        """Take note that a launch is over, and launch what is due.
 
-        Args:
-            launching: whether to launch what is due now; otherwise `tick` has to be called soon.
+        Not if `launching` is false: then `tick` has to be called soon.
         """
         decisions = self._settle(launch_id, now_ns, failed)
         return decisions + self.tick(now_ns) if launching else decisions
