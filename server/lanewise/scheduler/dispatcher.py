@@ -1,24 +1,17 @@
-"""The shell around the scheduler: carries out what it decides, on real runners and time."""
+"""The shell around the scheduler of a model, on real runners and time: what callers see."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-import structlog
-
-from lanewise.clock import NS_PER_MS, NS_PER_S, Clock, Timer
-from lanewise.engine.runner import LoadedModel, find_misfit
+from lanewise.clock import NS_PER_MS, Clock
+from lanewise.engine.runner import LoadedModel
 from lanewise.engine.self_check import require_agreement, require_padding
-from lanewise.engine.strings import decode_strings
 from lanewise.errors import (
-    Draining,
-    ExecutionFailed,
     RunnerLost,
-    ServingError,
 )
 from lanewise.model_settings import SchedulingSettings
 from lanewise.models import ModelSpec
@@ -29,27 +22,13 @@ from lanewise.scheduler.cost_file import MeasuredModel
 from lanewise.scheduler.cost_report import CostReport, report_costs
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.decisions import (
-    Complete,
-    Decision,
-    Expire,
-    Fail,
     LaneId,
-    Launch,
-    Reject,
 )
 from lanewise.scheduler.explanation import explain
-from lanewise.scheduler.gathering import Gathering
+from lanewise.scheduler.flow import OVERTIME_S, RequestFlow, Urgency
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.launching import Inputs, Launcher
-from lanewise.scheduler.log_lines import (
-    Refusal,
-    describe_expiry,
-    is_debugged,
-    log_launch,
-    log_refusal,
-)
 from lanewise.scheduler.measuring import MeasuredLane, measure_costs
-from lanewise.scheduler.parts import Outputs, Part, join, own_error, take_rows
 from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
 from lanewise.scheduler.policy import Policy
 from lanewise.scheduler.region_tensors import (
@@ -58,46 +37,17 @@ from lanewise.scheduler.region_tensors import (
     arrays_of,
     until_ended,
 )
-from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest, QueuedRequest, RequestId
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest
 from lanewise.scheduler.results import (
     InferResult,
     LanesStatus,
     LaneStatus,
-    LaunchReport,
     RouteReport,
     WhenEnded,
 )
 from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
-from lanewise.tensors import Array, Shape, on_host
-
-_log = structlog.get_logger(__name__)
-
-OVERTIME_S = 2.0
-"""How long `drain` waits for launches in flight when its grace period is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Urgency:
-    """When a request should be served, see `QueuedRequest`."""
-
-    deadline_ns: int | None
-    target_ns: int
-    priority: int
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request that has not ended. The dispatcher only reads `inputs`."""
-
-    inputs: Inputs
-    queued: QueuedRequest
-    when_ended: WhenEnded
-    arrived_ns: int
-    was_cold: bool
-    is_admitted: bool = False
-    parts: list[Part] = field(default_factory=list)
-    error: BaseException | None = None
+from lanewise.tensors import Array, Shape
 
 
 class Dispatcher:
@@ -136,7 +86,6 @@ class Dispatcher:
         self._make_policy = POLICIES[policy] if isinstance(policy, str) else policy
         self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
-        self._when_lane_lost = when_lane_lost
         self.when_arrived: Callable[[ArrivedRequest], None] | None = None
         self._regions = RegionTensors(regions, loaded.spec, loaded.direct_inputs)
         self._is_compiled = loaded.is_compiled
@@ -150,18 +99,13 @@ class Dispatcher:
         )
         target_ms = self._scheduling.latency_target_ms
         self._target_ns = DEFAULT_TARGET_NS if target_ms is None else int(target_ms * NS_PER_MS)
-        self._shared = [t.name for t in self.spec.inputs if t.name not in self.spec.rowwise]
         self._cold_shapes = ColdShapes(
             loaded.spec, loaded.runners, clock, when_lane_lost, max_waiting=max_queue_requests
         )
-        self._requests: dict[RequestId, _Request] = {}
-        most_ns = min(profile.max_queue_delay_ns for profile in self.spec.profiles)
-        self._gathering = Gathering(self._tick, clock, most_ns)
+        self._flow = RequestFlow(
+            loaded.spec, self._scheduler, self._launcher, clock, when_lane_lost
+        )
         self._cold_requests: set[asyncio.Task[None]] = set()
-        self._nothing_open = asyncio.Event()
-        self._last_id = 0
-        self._timer: Timer | None = None
-        self._timer_ns: int | None = None
 
     @property
     def lost_profiles(self) -> tuple[str, ...]:
@@ -177,7 +121,7 @@ class Dispatcher:
     @property
     def open_requests(self) -> int:
         """Requests that have not ended, waiting or in flight."""
-        return len(self._requests) + len(self._cold_requests) + self._regions.open_requests
+        return self._flow.open_requests + len(self._cold_requests) + self._regions.open_requests
 
     async def warm_up(self) -> None:
         """Warm up every runner, one after the other, and measure what their launches cost.
@@ -264,7 +208,7 @@ class Dispatcher:
                 Unavailable, DeadlineExpired, ExecutionFailed, and what is wrong with regions;
                 see `lanewise.errors`.
         """
-        urgency = _Urgency(
+        urgency = Urgency(
             deadline_ns,
             self._target_ns if target_ns is None else target_ns,
             self._scheduling.resolve_priority(priority),
@@ -284,7 +228,7 @@ class Dispatcher:
         self,
         inputs: Inputs,
         when_ended: WhenEnded,
-        urgency: _Urgency,
+        urgency: Urgency,
         profile: str | int | None,
     ) -> Callable[[], None]:
         shapes = {name: array.shape for name, array in inputs.items()}
@@ -295,10 +239,10 @@ class Dispatcher:
         warm = self._cold_shapes.warm_route(route, shapes)
         if warm is None:
             return self._begin_cold(route, shapes, inputs, urgency, when_ended)
-        return self._begin_warm(warm, inputs, urgency, when_ended)
+        return self._flow.begin(warm, inputs, urgency, when_ended)
 
     def _describe_arrival(
-        self, shapes: Mapping[str, Shape], urgency: _Urgency, profile: str | int | None
+        self, shapes: Mapping[str, Shape], urgency: Urgency, profile: str | int | None
     ) -> ArrivedRequest:
         return ArrivedRequest(
             shapes,
@@ -314,7 +258,7 @@ class Dispatcher:
         route: Route,
         shapes: Mapping[str, Shape],
         inputs: Inputs,
-        urgency: _Urgency,
+        urgency: Urgency,
         when_ended: WhenEnded,
     ) -> Callable[[], None]:
         """Begin a request as soon as a lane has been prepared for its shapes."""
@@ -324,7 +268,7 @@ class Dispatcher:
             nonlocal cancel_warm
             try:
                 warm = await self._cold_shapes.wait(route, shapes, urgency.deadline_ns)
-                cancel_warm = self._begin_warm(warm, inputs, urgency, when_ended, was_cold=True)
+                cancel_warm = self._flow.begin(warm, inputs, urgency, when_ended, was_cold=True)
             except Exception as error:
                 when_ended(None, error)
 
@@ -338,46 +282,6 @@ class Dispatcher:
                 cancel_warm()
 
         return cancel
-
-    def _begin_warm(
-        self,
-        route: Route,
-        inputs: Inputs,
-        urgency: _Urgency,
-        when_ended: WhenEnded,
-        *,
-        was_cold: bool = False,
-    ) -> Callable[[], None]:
-        for name in self.spec.text_inputs:
-            decode_strings(on_host(inputs[name]), name)  # here, where it fails this request alone
-        now_ns = self._clock.now_ns()
-        self._last_id += 1
-        request_id = RequestId(self._last_id)
-        shared = self._shared_contents(inputs)
-        of_any_length = self._scheduler.router.shapes_of_any_length(route)
-        queued = QueuedRequest(
-            request_id,
-            route,
-            (route.shapes, shared),
-            urgency.deadline_ns,
-            urgency.target_ns,
-            urgency.priority,
-            None if of_any_length is None else (of_any_length, shared),
-        )
-        request = _Request(inputs, queued, when_ended, now_ns, was_cold)
-        self._requests[request_id] = request
-        refusal = self._scheduler.admit(queued, now_ns)
-        if refusal is None:
-            request.is_admitted = True
-            self._gathering.note_arrival()
-        else:
-            self._carry_out((refusal,))
-        return functools.partial(self._cancel, request_id)
-
-    def _cancel(self, request_id: RequestId) -> None:
-        if self._requests.pop(request_id, None) is not None:
-            self._note_end()
-            self._carry_out(self._scheduler.cancel(request_id, self._clock.now_ns()))
 
     def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
         """Tell where a request of these shapes would run, and why; runs nothing.
@@ -446,21 +350,9 @@ class Dispatcher:
             How many requests got no outputs.
         """
         self._cold_shapes.drain()
-        self._carry_out(self._scheduler.drain(self._clock.now_ns()))
-        if self._requests:
-            self._nothing_open.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nothing_open.wait(), grace_ns / NS_PER_S)
-        rejected = self._scheduler.abandon()
-        self._carry_out(rejected)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._launcher.wait_for_all(), OVERTIME_S)
-        stuck = list(self._requests)
-        for request_id in stuck:
-            text = "the server stopped before the request was done; try another replica"
-            self._end(request_id, Draining(text))
+        dropped = await self._flow.drain(grace_ns)
         await self._regions.drain(OVERTIME_S)
-        return len(rejected) + len(stuck)
+        return dropped
 
     async def close(self) -> bool:
         """Release the runners and their threads. Nothing may be submitted any more.
@@ -470,153 +362,9 @@ class Dispatcher:
             prepared: the threads go on until it returns, and the runners are left to the end
             of the process.
         """
-        if self._timer is not None:
-            self._timer.cancel()
+        self._flow.close()
         is_free = await self._launcher.close()
         return await self._cold_shapes.close(OVERTIME_S) and is_free
-
-    def _shared_contents(self, inputs: Inputs) -> Hashable:
-        """Get what must be equal, besides shapes, for two requests to share a launch."""
-        if not self.spec.batching:
-            return None
-        shared = (on_host(inputs[name]) for name in self._shared)
-        return tuple(
-            tuple(array.flat) if array.dtype.hasobject else array.tobytes() for array in shared
-        )
-
-    def _carry_out(self, decisions: Iterable[Decision]) -> None:
-        launches = []
-        for decision in decisions:
-            match decision:
-                case Launch():
-                    launches.append(decision)
-                case Complete(request_id) | Fail(request_id):
-                    self._end(request_id)
-                case Reject(request_id, error):
-                    self._refuse(request_id, error)
-                case Expire(request_id, needed_ns):
-                    self._refuse(request_id, None, needed_ns)
-        self._set_timer()
-        # Last of all: a runner's thread cannot begin before this one lets go of the
-        # interpreter lock.
-        for launch in launches:
-            self._launcher.launch(launch, self._inputs_of, self._finish)
-
-    def _inputs_of(self, request_id: RequestId) -> Inputs:
-        return self._requests[request_id].inputs
-
-    def _set_timer(self) -> None:
-        wakeup_ns = self._scheduler.next_wakeup_ns()
-        if wakeup_ns == self._timer_ns:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_ns = wakeup_ns
-        self._timer = None if wakeup_ns is None else self._clock.call_at(wakeup_ns, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = self._timer_ns = None
-        self._tick()
-
-    def _tick(self) -> None:
-        self._carry_out(self._scheduler.tick(self._clock.now_ns()))
-
-    def _finish(
-        self,
-        launch: Launch,
-        launched_ns: int,
-        outputs: Outputs | None,
-        error: BaseException | None,
-    ) -> None:
-        now_ns = self._clock.now_ns()
-        lane = self._scheduler.lanes[launch.lane_id]
-        if is_debugged():
-            log_launch(self.spec, lane.profile, launch, now_ns - launched_ns)
-        if outputs is not None and (problem := find_misfit(self.spec, outputs, launch.length)):
-            outputs, error = None, ExecutionFailed(problem)
-        if outputs is not None:
-            self._deliver(launch, launched_ns, now_ns, outputs)
-            # Requests that are being gathered would go one by one into every lane that gets
-            # free: 32 in flight, one core, grpcio 1.78, two thirds of them were launched alone.
-            launching = not self._gathering.is_gathering
-            ends = self._scheduler.finish(launch.launch_id, now_ns, launching=launching)
-            self._carry_out(ends)
-            return
-        error = error or ExecutionFailed("the runner returned nothing")
-        _log.error(
-            "launch failed",
-            model=self.spec.name,
-            version=self.spec.version,
-            profile=lane.profile.name,
-            rows=launch.rows,
-            exc_info=error,
-        )
-        for part in launch.slices:
-            if request := self._requests.get(part.request_id):
-                request.error = own_error(error, self.spec, lane.profile.name)
-        if isinstance(error, RunnerLost):
-            self._carry_out(self._scheduler.retire(launch.launch_id, now_ns))
-            self._when_lane_lost(error)
-        else:
-            self._carry_out(self._scheduler.finish(launch.launch_id, now_ns, failed=True))
-
-    def _deliver(self, launch: Launch, launched_ns: int, now_ns: int, outputs: Outputs) -> None:
-        """Give each request in the launch its rows of the outputs."""
-        lane = self._scheduler.lanes[launch.lane_id]
-        offset = 0
-        for part in launch.slices:
-            if request := self._requests.get(part.request_id):
-                own = slice(offset, offset + part.rows)
-                report = LaunchReport(
-                    profile=lane.profile,
-                    rows=part.rows,
-                    batch_rows=launch.rows,
-                    padded_rows=launch.padded_rows,
-                    queue_ns=launched_ns - request.arrived_ns,
-                    execution_ns=now_ns - launched_ns,
-                    padded_length=launch.length,
-                )
-                mine = take_rows(outputs, own, self.spec, request.queued.route.length)
-                request.parts.append(Part(part.first_row, mine, report))
-            offset += part.rows
-
-    def _end(self, request_id: RequestId, error: ServingError | None = None) -> None:
-        request = self._requests.pop(request_id, None)
-        if request is None:  # its caller has gone
-            return
-        self._note_end()
-        failure: BaseException | None = error or request.error
-        result = None
-        if failure is None:
-            try:
-                result = join(request.parts, self.spec, was_cold=request.was_cold)
-            except ExecutionFailed as misfit:
-                failure = misfit
-        request.when_ended(result, failure)
-
-    def _note_end(self) -> None:
-        if not self._requests:
-            self._nothing_open.set()
-
-    def _refuse(
-        self, request_id: RequestId, error: ServingError | None, needed_ns: int = 0
-    ) -> None:
-        """End a request that is not run; without an error, because of its deadline."""
-        request = self._requests.get(request_id)
-        if request is None:  # its caller has gone
-            return
-        now_ns, deadline_ns = self._clock.now_ns(), request.queued.deadline_ns
-        refusal = Refusal(
-            request.queued,
-            waited_ns=now_ns - request.arrived_ns if request.is_admitted else 0,
-            needed_ns=needed_ns,
-            left_ns=None if deadline_ns is None else deadline_ns - now_ns,
-        )
-        if error is None:
-            error = describe_expiry(self.spec, refusal)
-        if is_debugged():
-            log_refusal(self.spec, refusal, error)
-        self._end(request_id, error)
 
 
 def lanes_of(loaded: LoadedModel) -> tuple[Lane, ...]:

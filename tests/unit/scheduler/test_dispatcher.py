@@ -67,7 +67,7 @@ async def dispatching(
             runner.release(1000)
         await dispatcher.drain(LONG_NS)
         await dispatcher.close()
-    assert not dispatcher._requests
+    assert not dispatcher._flow._requests
     assert not dispatcher._launcher._in_flight
     assert dispatcher.waiting_requests == 0
     assert all(runner.is_closed for runner in runners.values())

@@ -46,7 +46,7 @@ async def dispatching(spec, *, takes_ns=SHORT_NS, depth=1, can_start=True):
             runner.release(1000)
         assert await dispatcher.drain(60 * NS_PER_S) == 0
         assert await dispatcher.close()
-    assert not dispatcher._requests
+    assert not dispatcher._flow._requests
     assert not dispatcher._launcher._in_flight
     assert dispatcher.waiting_requests == 0
 
