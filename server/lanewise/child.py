@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import signal
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from lanewise import event_loop
 from lanewise.errors import ConfigError, RunnerLost
 from lanewise.logs import configure_logging
 from lanewise.orders import ChildOrder, child_order_from_json
@@ -95,7 +95,7 @@ def _run_engine(child: ChildOrder) -> None:
         if app.must_leave_at_once:
             leave_at_once(status)
 
-    asyncio.run(run())
+    event_loop.run(run())
 
 
 def _run_front_end(child: ChildOrder) -> None:
@@ -104,7 +104,7 @@ def _run_front_end(child: ChildOrder) -> None:
 
     settings = child.order.settings
     transport = aio_transport(settings, shares_port=True)
-    asyncio.run(run_front_end(settings, child.engine, transport, watch_on_main_thread))
+    event_loop.run(run_front_end(settings, child.engine, transport, watch_on_main_thread))
 
 
 def _become_edge(child: ChildOrder, text: str) -> None:

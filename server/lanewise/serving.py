@@ -38,9 +38,8 @@ def serve(order: Order) -> int:
         return _supervise(order)
     if order.settings.transport == "edge":
         _become_edge(order)
-    import asyncio  # noqa: PLC0415
-
     from lanewise.app import App, leave_at_once  # noqa: PLC0415
+    from lanewise.event_loop import run as run_on_loop  # noqa: PLC0415
     from lanewise.logs import configure_logging  # noqa: PLC0415
     from lanewise.rpc.front import rpc_front  # noqa: PLC0415
 
@@ -53,7 +52,7 @@ def serve(order: Order) -> int:
             leave_at_once(status)
         return status
 
-    return asyncio.run(run())
+    return run_on_loop(run())
 
 
 async def edge_main(argument: str, transport: Callable[[Services], EdgeServer]) -> int:
