@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ import structlog
 
 from benchmarks.hot_path import in_process, over_link, report, transports
 from benchmarks.hot_path.stopwatch import calibrate
+from lanewise import event_loop
 
 MODELS = Path(__file__).parents[2] / "examples" / "digits" / "models"
 
@@ -26,8 +26,8 @@ def main() -> None:
         os.sched_setaffinity(0, {options.core})
     overhead = calibrate()
     plan = (options.models, options.in_flight, options.requests, options.repeats, overhead)
-    found = asyncio.run(in_process.measure(*plan))
-    found += asyncio.run(over_link.measure(*plan))
+    found = event_loop.run(in_process.measure(*plan))
+    found += event_loop.run(over_link.measure(*plan))
     floor = transports.measure_floor(options.core, options.in_flight) if options.floor else []
     command = shlex.join(["python", "-m", "benchmarks.hot_path", *sys.argv[1:]])
     facts = report.Facts.gather(command, overhead)

@@ -18,6 +18,7 @@ import structlog
 
 from benchmarks.hot_path.stages import COUNT, ENGINE, EXECUTION, LANES
 from benchmarks.hot_path.stopwatch import Stopwatch, calibrate, measured
+from lanewise import event_loop
 from lanewise.app import App
 from lanewise.config import ServerSettings
 from lanewise.link.hub import FrontEnds
@@ -76,4 +77,4 @@ async def _serve(address: str, models: Path) -> None:
 
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
-    asyncio.run(_serve(sys.argv[1], Path(sys.argv[2])))
+    event_loop.run(_serve(sys.argv[1], Path(sys.argv[2])))

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from benchmarks.hot_path.measuring import Breakdown
 from benchmarks.hot_path.stopwatch import Overhead
 from benchmarks.hot_path.transports import Floor
 
-PACKAGES = ("grpcio", "protobuf", "numpy", "onnxruntime")
+PACKAGES = ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop")
+MODULES = {"grpcio": "grpc", "protobuf": "google.protobuf"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Facts:
             os.cpu_count() or 0,
             sorted(os.sched_getaffinity(0)),
             platform.python_version(),
-            {name: version(name) for name in PACKAGES},
+            {name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name))},
             (overhead.own_ns, overhead.inner_ns),
         )
 

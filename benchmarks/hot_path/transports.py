@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ECHO_FLOOR = Path(__file__).parents[1] / "transport" / "echo_floor.py"
@@ -31,7 +32,8 @@ def measure_floor(core: int, in_flight: Sequence[int]) -> list[Floor]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "echo.json"
         command = [sys.executable, str(ECHO_FLOOR), "run", "--repeats", "3", "--seconds", "1"]
-        command += ["--config", f"grpc.aio echo|{sys.executable}|asyncio|{LISTENER}"]
+        loop = "asyncio" if find_spec("uvloop") is None else "uvloop"
+        command += ["--config", f"grpc.aio echo on {loop}|{sys.executable}|{loop}|{LISTENER}"]
         command += ["--concurrency", ",".join(map(str, in_flight)), "--output", str(output)]
         command += ["--server-core", str(core), "--client-core", str((core + 1) % cores)]
         subprocess.run(
