@@ -20,8 +20,13 @@ from benchmarks.hot_path.stages import COUNT, ENGINE, EXECUTION, LANES
 from benchmarks.hot_path.stopwatch import Stopwatch, calibrate, measured
 from lanewise import event_loop
 from lanewise.app import App
+from lanewise.child import SWITCH_S
+from lanewise.clock import Clock
 from lanewise.config import ServerSettings
 from lanewise.link.hub import FrontEnds
+from lanewise.metrics import Metrics
+from lanewise.regions import RegionCalls
+from lanewise.scheduler.registry import ModelRegistry
 
 STAGES = (*ENGINE, *COUNT, *LANES, *EXECUTION)
 
@@ -68,13 +73,18 @@ async def _serve(address: str, models: Path) -> None:
         listener.bind("\0" + address)
         listener.listen()
         settings = ServerSettings(models, host="127.0.0.1", grpc_port=0, metrics_port=0)
-        app = App(
-            settings, front=lambda registry, _, counter: FrontEnds(registry, counter, listener)
-        )
+
+        def front(
+            registry: ModelRegistry, _: Clock, metrics: Metrics, regions: RegionCalls
+        ) -> FrontEnds:
+            return FrontEnds(registry, metrics, regions, listener)
+
+        app = App(settings, front=front)
         asyncio.get_running_loop().add_reader(sys.stdin, _Reporter().obey)
         await app.run()
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(SWITCH_S)  # as the engine of a server does
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     event_loop.run(_serve(sys.argv[1], Path(sys.argv[2])))

@@ -21,6 +21,7 @@ from benchmarks.hot_path.stopwatch import Overhead
 from lanewise.app import App
 from lanewise.clock import SystemClock
 from lanewise.config import ServerSettings
+from lanewise.memory.regions import Regions
 from lanewise.metrics import Metrics
 from lanewise.rpc.codec import decode_inputs
 from lanewise.rpc.front import rpc_front
@@ -58,6 +59,7 @@ async def measure(
             SystemClock(),
             max_message_bytes=MAX_MESSAGE_BYTES,
             observer=Metrics(app.registry),
+            regions=Regions(),
         )
         infer = infer_with(services, lanes.spec)
         for each in in_flight:

@@ -27,7 +27,7 @@ from benchmarks.hot_path.requests import Infer, infer_with, send
 from benchmarks.hot_path.stages import EXECUTION, FRONT_END, RPC
 from benchmarks.hot_path.stopwatch import Overhead
 from lanewise.clock import SystemClock
-from lanewise.front_end import _CountInEngine
+from lanewise.front_end import CountInEngine
 from lanewise.link.engine_link import EngineLink
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.registry import Lanes, ModelRegistry
@@ -96,7 +96,8 @@ async def _linked(address: str) -> AsyncIterator[tuple[Infer, Lanes]]:
         registry,
         SystemClock(),
         max_message_bytes=MAX_MESSAGE_BYTES,
-        observer=_CountInEngine(link),
+        observer=CountInEngine(link),
+        regions=link,
     )
     try:
         yield infer_with(services, lanes.spec), lanes

@@ -23,6 +23,9 @@ Infer = Callable[[], Awaitable[None]]
 class _Call:
     """A call without a deadline, over no network."""
 
+    def peer(self) -> str:
+        return "unix:"
+
     def time_remaining(self) -> None:
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 from benchmarks.hot_path.stopwatch import Stage
 from lanewise.engine.inputs import InputBuffers
 from lanewise.engine.ort import OrtSession
@@ -58,7 +60,7 @@ FRONT_END = (
     Stage("pack tensors", TensorWriter, "pack"),
     Stage("take back blocks", TensorWriter, "free"),
     Stage("pickle and send", Connection, "_flush"),
-    Stage("receive: unpickle, tell who waits", Connection, "data_received"),
+    Stage("unpickle", pickle, "loads"),
     Stage("unpack tensors", TensorReader, "read"),
     Stage("unpack tensors", FrontEndSession, "read"),
 )
@@ -67,7 +69,7 @@ ENGINE = (
     Stage("pack tensors", TensorWriter, "pack"),
     Stage("take back blocks", TensorWriter, "free"),
     Stage("pickle and send", Connection, "_flush"),
-    Stage("receive: unpickle, tell who waits", Connection, "data_received"),
+    Stage("unpickle", pickle, "loads"),
     Stage("unpack tensors", TensorReader, "read"),
     Stage("free blocks", TensorReader, "_forget"),
     Stage("begin requests, answer them", EngineSession, "_infer"),
