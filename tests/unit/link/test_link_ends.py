@@ -21,7 +21,7 @@ from lanewise.link.engine_link import EngineError
 from lanewise.link.messages import Count
 from lanewise.scheduler.registry import ModelState, ServedModel
 
-SMALL, LARGE = 1, 1000
+SMALL, LARGE = 1, 10_000
 """Rows of a request that travels in a message, and of one that takes a block."""
 
 
