@@ -227,7 +227,7 @@ class RequestFlow:
         if outputs is not None:
             self._deliver(launch, launched_ns, now_ns, outputs)
             # Requests that are being gathered would go one by one into every lane that gets
-            # free: 32 in flight, one core, grpcio 1.78, two thirds of them were launched alone.
+            # free: 32 in flight, one core, grpcio 1.78, more than half of them were launched alone.
             launching = not self._gathering.is_gathering
             ends = self._scheduler.finish(launch.launch_id, now_ns, launching=launching)
             self._carry_out(ends)
