@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,10 +19,14 @@ from helpers.transports import tested_transport
 from lanewise.app import App
 from lanewise.clock import NS_PER_MS
 from lanewise.config import ServerSettings
+from lanewise.front_end import run_front_end
+from lanewise.link.hub import FrontEnds
+from lanewise.rpc.aio_server import AioServer
 from lanewise.rpc.front import rpc_front
 from lanewise.scheduler.cost_file import load_costs, save_costs
 from lanewise.scheduler.costs import KEPT_SAMPLES, CostTable
-from lanewise_client import Client
+from lanewise.scheduler.registry import ModelState
+from lanewise_client import AsyncClient, Client
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "examples" / "digits" / "models"
@@ -32,7 +38,17 @@ async def running_app(path: Path, **settings: object) -> AsyncIterator[App]:
     """Run a server on free ports of this machine; drained at the end."""
     quick = {"drain_grace_s": 5.0} | settings
     given = ServerSettings(path, host="127.0.0.1", grpc_port=0, metrics_port=0, **quick)
-    app = App(given, front=rpc_front(given, tested_transport.get().make))
+    transport = tested_transport.get()
+    if transport.is_linked:
+        async with _running_linked(given) as app:
+            yield app
+        return
+    async with _running(App(given, front=rpc_front(given, transport.make))) as app:
+        yield app
+
+
+@asynccontextmanager
+async def _running(app: App) -> AsyncIterator[App]:
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(app.run())
         loaded = tasks.create_task(app.loaded.wait())
@@ -42,6 +58,43 @@ async def running_app(path: Path, **settings: object) -> AsyncIterator[App]:
         finally:
             app.stop()
             loaded.cancel()
+
+
+@asynccontextmanager
+async def _running_linked(given: ServerSettings) -> AsyncIterator[App]:
+    """Run an engine, and a front end that is linked to it, in one event loop."""
+    address = f"\0lanewise-test-{secrets.token_hex(8)}"
+    port = asyncio.get_running_loop().create_future()
+
+    class Announced(AioServer):
+        def listen(self, host: str, wanted: int) -> int:
+            port.set_result(super().listen(host, wanted))
+            return port.result()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(address)
+        listener.listen()
+
+        def front(registry, _, metrics, regions) -> FrontEnds:
+            return FrontEnds(registry, metrics, regions, listener)
+
+        async with asyncio.TaskGroup() as tasks, _running(App(given, front=front)) as app:
+            tasks.create_task(run_front_end(given, address, Announced, lambda obey: None))
+            app.grpc_port = await port
+            await _until_told(app)
+            yield app
+
+
+async def _until_told(app: App) -> None:
+    """Wait until clients see the models as they are in the engine."""
+    ready = {(each.name, each.version) for each in app.registry if each.state is ModelState.READY}
+    async with AsyncClient(address_of(app), timeout_s=10) as client:
+        while True:
+            told = await client.models()
+            seen = {(each.name, each.version) for each in told if each.state == "ready"}
+            if seen == ready and all(each.state != "loading" for each in told):
+                return
+            await asyncio.sleep(0.001)
 
 
 async def serve_at_known_costs(
