@@ -202,7 +202,7 @@ class Supervisor:
 
 
 def _command(role: str, child: ChildOrder) -> list[str]:
-    return [sys.executable, "-m", "lanewise.child", role, child.to_json()]
+    return [sys.executable, "-P", "-m", "lanewise.child", role, child.to_json()]
 
 
 def _private_listener() -> tuple[socket.socket, str]:

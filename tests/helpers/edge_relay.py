@@ -19,6 +19,9 @@ _running = set()
 
 _LENGTH = struct.Struct("!Q")
 
+TOLD = ("type", "method", "path", "headers", "client")
+"""Of the scope of a call."""
+
 
 async def read_object(reader):
     """Read what `write_object` wrote; None if the other side has hung up."""
@@ -49,7 +52,7 @@ async def _relay(scope, receive, send):
     """Do what the test's process asks for, several things at a time, until it hangs up."""
     _, socket_path = json.loads(os.environ[EDGE_MAIN])
     reader, writer = await asyncio.open_unix_connection(socket_path)
-    write_object(writer, {key: scope[key] for key in ("type", "method", "path", "headers")})
+    write_object(writer, {key: scope[key] for key in TOLD})
 
     async def do(number, event):
         try:
