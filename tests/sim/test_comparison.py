@@ -11,6 +11,7 @@ from benchmarks.scheduler import devices
 from benchmarks.scheduler.optimum import Job, mean_share, most_on_time
 from benchmarks.scheduler.scenarios import BURST_NS, PERIOD_NS, all_scenarios
 from lanewise.scheduler.policies import POLICIES
+from lanewise.simulator.simulation import simulate
 
 SCENARIOS = {scenario.name: scenario for scenario in all_scenarios()}
 
@@ -101,3 +102,18 @@ def test_the_model_of_bert_costs_what_was_measured():
     }
 
     assert took_ms == {(1, 32): 0.52, (8, 64): 0.59, (32, 128): 0.70, (128, 128): 2.02}
+
+
+@pytest.mark.parametrize("rival", ["first-fit", "tf-serving"])
+@pytest.mark.parametrize("load", [0.7, 0.9, 1.1])
+@pytest.mark.parametrize("name", ["mission, poisson, tight", "mission, bursts, tight"])
+def test_on_lanes_that_work_ahead_no_rival_meets_more_deadlines(name, load, rival):
+    scenario = SCENARIOS[name]
+    model = devices.working_ahead(scenario.model)
+    traffic = scenario.traffic(load * scenario.capacity, 2.0, seed=1)
+
+    def met(policy: str) -> int:
+        kinds = simulate(model, traffic, POLICIES[policy]).outcomes.kinds
+        return sum(kind.met for kind in kinds.values())
+
+    assert met("cost-aware") >= met(rival)

@@ -390,6 +390,25 @@ def test_a_lane_that_works_ahead_is_given_a_launch_that_takes_all_that_waits():
     ]
 
 
+def test_rows_go_to_the_lane_that_is_free_first_rather_than_behind_a_long_launch():
+    sim = Simulation(mission_model(delay_ms=0.0), exec_ms=mission_ms, depth=2)
+    sim.costs.ahead = {1: 0.4, 2: 0.4}
+    sim.arrive(0, rows=128)
+    sim.arrive(0, rows=32)
+    for at_ms in (0.1, 0.2, 0.3):
+        sim.arrive(at_ms, rows=18)
+
+    sim.run()
+
+    assert [start.partition(" requests")[0] for start in sim.starts] == [
+        "0.000 launch offline rows=128 padded=128",
+        "0.000 launch dynamic rows=32 padded=32",
+        "0.100 launch dynamic rows=18 padded=18",
+        "4.200 launch dynamic rows=18 padded=18",
+        "4.200 launch dynamic rows=18 padded=18",
+    ]
+
+
 def test_a_drain_launches_what_is_held_and_rejects_the_rest():
     sim = Simulation(mission_model(delay_ms=1000), exec_ms=constant(5.0))
     sim.arrive(0, rows=128)

@@ -83,7 +83,7 @@ def weigh(
         if (
             best_now is not None
             and not best_now.cuts
-            and best_now.waste_ns * each.max_rows <= wait_ns * best_now.rows
+            and best_now.waste_ns * each.max_rows <= (wait_ns - best_now.wait_ns) * best_now.rows
             and (queue.rows > each.max_rows or best_now.ends_ns <= wait_ns)
         ):
             continue  # it could not make up for the wait
@@ -212,11 +212,13 @@ def pays_to_wait(now: Option, later: Option, rows: int) -> bool:
     """Whether what a launch now would waste is more than what its rows would wait.
 
     What is wasted is lost to all rows that wait, the time to wait is lost by the rows that
-    could have gone now: both are counted by the row. There is nothing to weigh if the later
-    launch takes all of the `rows` that wait and is over first.
+    could have gone now: both are counted by the row. One that goes behind another launch waits,
+    too: only the difference is lost. There is nothing to weigh if the later launch takes all
+    of the `rows` that wait and is over first.
     """
     if later.rows >= rows and later.ends_ns <= now.ends_ns and later.waste_ns <= now.waste_ns:
         return True
     if now.cuts and not later.cuts:  # the part would only wait for the rest of its request
         return now.waste_ns > later.waste_ns
-    return (now.waste_ns - later.waste_ns) * later.rows > later.wait_ns * now.rows
+    longer_ns = later.wait_ns - now.wait_ns
+    return (now.waste_ns - later.waste_ns) * later.rows > longer_ns * now.rows
