@@ -21,9 +21,13 @@ asks the device for its progress, and more of them made requests wait that came 
 MOST_NS = 2 * NS_PER_MS
 """How long requests are gathered at most while they keep coming."""
 
+TRUST = 8
+"""So many times in a row patience may bring nothing before it is given up. With fewer it was given
+up on a server that needed it, at 32 in flight, whenever requests happened to come apart."""
+
 PROBE_EVERY = 16
-"""Where patience has not paid, it is tried again this often: a caller that is alone pays for it
-once in so many requests."""
+"""Where it was given up it is tried again this often: a caller that is alone pays for it once in
+so many requests."""
 
 
 class Gathering:
@@ -49,8 +53,7 @@ class Gathering:
         self._most_ns = min(most_ns, MOST_NS)
         self._loop = asyncio.get_running_loop()
         self._most_turns = TURNS if _cores() > FEW_CORES else TURNS_ON_FEW_CORES
-        self._patience = self._most_turns
-        self._unprobed = 0
+        self._in_vain = 0
         self.is_gathering = False
         self._began_ns = 0
         self._has_news = False
@@ -68,11 +71,8 @@ class Gathering:
             self._loop.call_soon(self._first_look)
 
     def _patience_now(self) -> int:
-        self._unprobed += 1
-        if self._patience or self._unprobed < PROBE_EVERY:
-            return self._patience
-        self._unprobed = 0
-        return self._most_turns
+        is_tried = self._in_vain < TRUST or (self._in_vain - TRUST) % PROBE_EVERY == PROBE_EVERY - 1
+        return self._most_turns if is_tried else 0
 
     def _first_look(self) -> None:
         """End the turn in which the first request came; others of the same turn are in, too."""
@@ -92,7 +92,7 @@ class Gathering:
             os.sched_yield()  # to the thread that brings requests, if it has no core of its own
             self._loop.call_soon(self._look)
             return
-        self._patience = self._most_turns if self._has_paid else self._patience // 2
+        self._in_vain = 0 if self._has_paid else self._in_vain + 1
         self.is_gathering = False
         self._launch()
 

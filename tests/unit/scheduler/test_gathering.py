@@ -6,7 +6,7 @@ import pytest
 
 from lanewise.clock import NS_PER_MS
 from lanewise.scheduler import gathering
-from lanewise.scheduler.gathering import PROBE_EVERY, TURNS_ON_FEW_CORES, Gathering
+from lanewise.scheduler.gathering import PROBE_EVERY, TRUST, TURNS_ON_FEW_CORES, Gathering
 
 pytestmark = pytest.mark.skipif(
     gathering._cores() > gathering.FEW_CORES, reason="the number of turns is that of few cores"
@@ -59,7 +59,7 @@ def test_requests_that_come_close_together_are_launched_once():
 def test_a_request_that_nobody_follows_stops_being_held_back():
     async def scenario():
         scene = Scene()
-        return [await scene.lone_request() for _ in range(6)]
+        return [await scene.lone_request() for _ in range(TRUST + 2)]
 
     waits = asyncio.run(scenario())
     assert waits[0] > waits[-1]
@@ -69,11 +69,11 @@ def test_a_request_that_nobody_follows_stops_being_held_back():
 def test_patience_is_tried_again_now_and_then_and_kept_where_it_pays():
     async def scenario():
         scene = Scene()
-        for _ in range(6):
+        for _ in range(TRUST):
             await scene.lone_request()
         waits = [await scene.lone_request() for _ in range(2 * PROBE_EVERY)]
         assert sum(wait > 1 for wait in waits) == 2
-        scene.gathering._unprobed = PROBE_EVERY  # the next one is a try
+        scene.gathering._in_vain = TRUST + PROBE_EVERY - 1  # the next one is a try
         turn = scene.turn
         await scene.pass_turns(30, arrivals=(turn + 1, turn + 4))
         return await scene.lone_request()
