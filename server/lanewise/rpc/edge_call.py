@@ -194,9 +194,10 @@ class EdgeCall:
             self.final_status = status
             self._task.cancel()
 
-    async def closed(self) -> None:
-        """Return when the task that answers the call has ended."""
-        await asyncio.wait([self._task])
+    @property
+    def task(self) -> asyncio.Task[Any]:
+        """What answers the call."""
+        return self._task
 
     def _polled(self, poll: asyncio.Future[Event]) -> None:
         self._poll = None

@@ -24,6 +24,9 @@ PROBE_PERIOD_S: Final = 0.005
 FLUSH_S: Final = 0.1
 """How long Envoy's threads are left to write what they were handed before the process ends."""
 
+FAREWELL_S: Final = 1.0
+"""How long the callers of calls that are cut short may take to be told."""
+
 _STOPPED: Final = Status(
     grpc.StatusCode.UNAVAILABLE,
     "the server stopped before the call was answered; try another one",
@@ -73,9 +76,12 @@ class EdgeServer:
         if self._open:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_ended.wait(), grace_s)
-        for call in list(self._open):
+        open_calls = list(self._open)
+        for call in open_calls:
             call.cut_short(_STOPPED)
-            await call.closed()
+        if open_calls:
+            # Not for ever: telling a caller that is leaving at this moment may take that long.
+            await asyncio.wait([call.task for call in open_calls], timeout=FAREWELL_S)
         await asyncio.sleep(FLUSH_S)
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
