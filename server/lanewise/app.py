@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import platform
 import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NoReturn, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -32,7 +30,7 @@ from lanewise.scheduler.dispatcher import Dispatcher, lanes_of
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.request import ArrivedRequest
 from lanewise.simulator.trace import TraceWriter
-from lanewise.stop_signals import SignalWatch, watch_on_main_thread
+from lanewise.stop_signals import SignalWatch, leave_at_once, watch_on_main_thread
 from lanewise.tensors import format_shape
 
 _log = structlog.get_logger(__name__)
@@ -352,16 +350,6 @@ class App:
 def _measured(dispatcher: Dispatcher) -> MeasuredModel:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return dispatcher.measured(f"lanewise {__version__} on {platform.node()}, {now}")
-
-
-def leave_at_once(status: int) -> NoReturn:
-    """End the process whatever its threads are doing; nothing of the log is lost.
-
-    The ordinary ways out wait for every thread, and one that is inside a foreign library
-    may take minutes to come back.
-    """
-    logging.shutdown()
-    os._exit(status)
 
 
 def _describe(profile: Profile, spec: ModelSpec) -> str:

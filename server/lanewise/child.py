@@ -14,7 +14,7 @@ from lanewise import event_loop
 from lanewise.errors import ConfigError, RunnerLost
 from lanewise.logs import configure_logging
 from lanewise.orders import ChildOrder, child_order_from_json
-from lanewise.stop_signals import watch_on_main_thread
+from lanewise.stop_signals import leave_at_once, watch_on_main_thread
 from lanewise.supervisor import CANNOT_SERVE
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _take_signals() -> None:
 
 
 def _run_engine(child: ChildOrder) -> None:
-    from lanewise.app import App, leave_at_once  # noqa: PLC0415
+    from lanewise.app import App  # noqa: PLC0415
     from lanewise.link.hub import FrontEnds  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_S)

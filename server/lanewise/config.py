@@ -116,14 +116,8 @@ def require_free_port(option: str, host: str, port: int) -> None:
     Raises:
         ConfigError: it cannot; the message tells a taken port from a wrong address.
     """
-    try:
-        family, _, _, _, address = resolve_address(host, port)
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As the servers do: connections that linger from an earlier run do not matter.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, OverflowError) as error:
-        raise bind_error(option, host, port, error) from error
+    # As the servers do: connections that linger from an earlier run do not matter.
+    _bind(option, host, port, socket.SO_REUSEADDR).close()
 
 
 def reserve_port(option: str, host: str, port: int) -> int:
@@ -141,10 +135,7 @@ def reserve_port(option: str, host: str, port: int) -> int:
         ConfigError: it cannot be had.
     """
     require_free_port(option, host, port)
-    family, _, _, _, address = resolve_address(host, port)
-    held = socket.socket(family, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind(address)
+    held = _bind(option, host, port, socket.SO_REUSEPORT)
     reserved: int = held.getsockname()[1]
     held.set_inheritable(True)
     held.detach()  # nobody closes it
@@ -162,16 +153,29 @@ def listening_socket(option: str, host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: it cannot be had.
     """
-    require_free_port(option, host, port)
-    family, _, _, _, address = resolve_address(host, port)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = _bind(option, host, port, socket.SO_REUSEADDR)
     try:
-        listener.bind(address)
         listener.listen()
-    except OSError as error:  # taken since it was probed
+    except OSError as error:  # taken at this moment
+        listener.close()
         raise bind_error(option, host, port, error) from error
     return listener
+
+
+def _bind(option: str, host: str, port: int, reuse: int) -> socket.socket:
+    """Get a bound socket; `reuse` is the option of it that is set. See `require_free_port`."""
+    try:
+        family, _, _, _, address = resolve_address(host, port)
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, reuse, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
+    except (OSError, OverflowError) as error:
+        raise bind_error(option, host, port, error) from error
+    return bound
 
 
 def resolve_address(host: str, port: int) -> tuple[Any, ...]:

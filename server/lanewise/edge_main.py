@@ -14,11 +14,11 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, Protocol
 
-from lanewise.app import leave_at_once
 from lanewise.rpc.edge_call import Receive, Send
 from lanewise.rpc.edge_process import EDGE_MAIN
 from lanewise.rpc.edge_server import EdgeServer
 from lanewise.rpc.services import Services
+from lanewise.stop_signals import leave_at_once
 
 
 class EdgeMain(Protocol):

@@ -38,10 +38,11 @@ def serve(order: Order) -> int:
         return _supervise(order)
     if order.settings.transport == "edge":
         _become_edge(order)
-    from lanewise.app import App, leave_at_once  # noqa: PLC0415
+    from lanewise.app import App  # noqa: PLC0415
     from lanewise.event_loop import run as run_on_loop  # noqa: PLC0415
     from lanewise.logs import configure_logging  # noqa: PLC0415
     from lanewise.rpc.front import rpc_front  # noqa: PLC0415
+    from lanewise.stop_signals import leave_at_once  # noqa: PLC0415
 
     configure_logging(format=order.log_format, level=order.log_level)
 

@@ -1,12 +1,14 @@
-"""How a process hears that it is to stop: on its main thread, or on a thread for that."""
+"""How a process hears that it is to stop, and how it ends if it cannot wait for its threads."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,3 +38,13 @@ def watch_on_own_thread(obey: Obey) -> None:
 def block_stop_signals() -> None:
     """Block them in this thread, and in what it starts or becomes."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """End the process whatever its threads are doing; nothing of the log is lost.
+
+    The ordinary ways out wait for every thread, and one that is inside a foreign library
+    may take minutes to come back.
+    """
+    logging.shutdown()
+    os._exit(status)

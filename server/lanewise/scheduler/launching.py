@@ -47,7 +47,7 @@ class Launcher:
         self._spec = spec
         self._clock = clock
         self._poller = Poller(clock)
-        self._least: dict[_Kind, int] = {}
+        self._known_short: set[_Kind] = set()
         self._in_flight = 0
         self._nothing_in_flight = asyncio.Event()
         self._nothing_in_flight.set()
@@ -67,10 +67,9 @@ class Launcher:
         self._in_flight += 1
         self._nothing_in_flight.clear()
         runner, threads = self.runners[launch.lane_id], self.threads[launch.lane_id]
-        is_short = 0 < self._least_ns(launch) <= POLL_NS
         try:
             batch = self._build(launch, inputs_of)
-            pending = runner.start(batch) if is_short else None
+            pending = runner.start(batch) if self._is_short(launch) else None
         except Exception as error:  # such as out of memory: the lane must not stay busy for ever
             asyncio.get_running_loop().call_soon(done, None, error)
             return
@@ -80,14 +79,15 @@ class Launcher:
             until_ns = launched_ns + launch.predicted_ns + OVERTIME_NS
             self._poller.add(pending, until_ns, threads, done)
 
-    def _least_ns(self, launch: Launch) -> int:
-        """Tell how long such a launch takes when nothing holds it up; 0 if that is not known.
+    def _is_short(self, launch: Launch) -> bool:
+        """Whether such a launch is short when nothing holds it up.
 
-        Not what is predicted for it: what holds launches up is threads that wait for each
-        other, and more launches on threads would make more of that.
+        What is predicted for it does not tell alone: what holds launches up is threads that
+        wait for each other, and more launches on threads would make more of that.
         """
-        least_ns = self._least.get(_kind_of(launch), launch.predicted_ns)
-        return min(least_ns, launch.predicted_ns)
+        if not launch.predicted_ns:
+            return False
+        return launch.predicted_ns <= POLL_NS or _kind_of(launch) in self._known_short
 
     async def wait_for_all(self) -> None:
         """Return when nothing is in flight."""
@@ -121,9 +121,8 @@ class Launcher:
         self._in_flight -= 1
         if not self._in_flight:
             self._nothing_in_flight.set()
-        if error is None:
-            kind, took_ns = _kind_of(launch), self._clock.now_ns() - launched_ns
-            self._least[kind] = min(took_ns, self._least.get(kind, took_ns))
+        if error is None and self._clock.now_ns() - launched_ns <= POLL_NS:
+            self._known_short.add(_kind_of(launch))
         when_done(launch, launched_ns, outputs, error)
 
     def _build(self, launch: Launch, inputs_of: Callable[[RequestId], Inputs]) -> Batch:
