@@ -65,7 +65,7 @@ def as_json(runs: LaneRuns, circumstances: dict[str, str]) -> dict[str, Any]:
         "launches_ns": [
             {**kind._asdict(), "samples": estimate.samples_ns} for kind, estimate in costs.kinds()
         ],
-        "beside": {f"{one} beside {other}": times for (one, other), times in costs.pairs()},
+        "beside": [one._asdict() for one in costs.pairs()],
         "cases": [dataclasses.asdict(case) for case in runs.cases],
     }
 
@@ -157,8 +157,9 @@ def _cost_rows(runs: LaneRuns) -> Iterator[list[str]]:
 
 
 def _pair_rows(runs: LaneRuns) -> Iterator[list[str]]:
-    for (one, other), times in runs.model.costs.pairs():
-        yield [_profile(runs, one), f"{_profile(runs, other)} runs", f"{times:.2f}"]
+    for one in runs.model.costs.pairs():
+        beside = f"{_profile(runs, one.other)} runs {one.rows}"
+        yield [_profile(runs, one.profile), beside, f"{one.slowdown:.2f}"]
 
 
 def _host_rows(runs: LaneRuns) -> Iterator[list[str]]:

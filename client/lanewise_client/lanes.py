@@ -93,11 +93,19 @@ def parse_costs(response: lanes_pb2.ListCostsResponse) -> ModelCosts:
                 typical_ns=cost.typical_ns,
                 safe_ns=cost.safe_ns,
                 samples=cost.samples,
+                behind_ns=cost.behind_ns,
             )
             for cost in response.launches
         ),
         pairs=tuple(
-            PairCost(pair.profile_index, pair.profile, pair.other_index, pair.other, pair.slowdown)
+            PairCost(
+                profile_index=pair.profile_index,
+                profile=pair.profile,
+                other_index=pair.other_index,
+                other=pair.other,
+                other_rows=pair.other_rows,
+                slowdown=pair.slowdown,
+            )
             for pair in response.pairs
         ),
     )

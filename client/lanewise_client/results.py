@@ -251,6 +251,8 @@ class LaunchCost:
         typical_ns: half of the latest took no longer.
         safe_ns: 95 % of the latest took no longer.
         samples: how many of the latest are kept.
+        behind_ns: half of those that waited for the one before them in their lane took no
+            longer once that was over; 0 if too few have waited.
     """
 
     profile_index: int
@@ -260,16 +262,18 @@ class LaunchCost:
     typical_ns: int
     safe_ns: int
     samples: int
+    behind_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class PairCost:
-    """How many times longer launches of `profile` take while one of `other` runs, too."""
+    """How many times longer launches of `profile` take while `other` runs `other_rows`, too."""
 
     profile_index: int
     profile: str
     other_index: int
     other: str
+    other_rows: int
     slowdown: float
 
 

@@ -212,7 +212,13 @@ def print_costs(costs: ModelCosts, console: Console) -> None:
     if not costs.launches:
         return
     launches = _table(
-        "profile", "rows executed", "elements without rows", "typical", "95 % within", "samples"
+        "profile",
+        "rows executed",
+        "elements without rows",
+        "typical",
+        "95 % within",
+        "behind another",
+        "samples",
     )
     for cost in costs.launches:
         launches.add_row(
@@ -221,13 +227,15 @@ def print_costs(costs: ModelCosts, console: Console) -> None:
             f"about 2^{cost.bucket}",
             _ms(cost.typical_ns),
             _ms(cost.safe_ns),
+            _ms(cost.behind_ns) if cost.behind_ns else "-",
             str(cost.samples),
         )
     console.print(launches)
     if costs.pairs:
-        pairs = _table("profile", "while beside", "times as long")
+        pairs = _table("profile", "while beside", "with rows", "times as long")
         for pair in costs.pairs:
-            pairs.add_row(pair.profile, pair.other, f"{pair.slowdown:.2f}")
+            rows = str(pair.other_rows)
+            pairs.add_row(pair.profile, pair.other, rows, f"{pair.slowdown:.2f}")
         console.print(pairs)
 
 

@@ -130,8 +130,8 @@ def test_costs_are_complete(call):
     assert call("costs", "echo", "1") == ModelCosts(
         name="echo",
         version="1",
-        launches=(LaunchCost(0, "online", 4, 12, 1_500_000, 2_000_000, 32),),
-        pairs=(PairCost(0, "online", 1, "bulk", 1.25),),
+        launches=(LaunchCost(0, "online", 4, 12, 1_500_000, 2_000_000, 32, 900_000),),
+        pairs=(PairCost(0, "online", 1, "bulk", 128, 1.25),),
     )
 
 

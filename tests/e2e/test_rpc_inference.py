@@ -573,6 +573,7 @@ async def test_costs_are_listed_by_kind_of_launch_and_by_pair_of_profiles():
                 "typical_ns": 9,
                 "safe_ns": 10,
                 "samples": 11,
+                "behind_ns": 8,
             }
         ],
         pairs=[
@@ -581,6 +582,7 @@ async def test_costs_are_listed_by_kind_of_launch_and_by_pair_of_profiles():
                 "profile": "wide",
                 "other_index": 0,
                 "other": "narrow",
+                "other_rows": 1,
                 "slowdown": 1.5,
             }
         ],

@@ -196,11 +196,17 @@ class Lanes(lanes_pb2_grpc.LaneServiceServicer):
                     typical_ns=1_500_000,
                     safe_ns=2_000_000,
                     samples=32,
+                    behind_ns=900_000,
                 )
             ],
             pairs=[
                 lanes_pb2.PairCost(
-                    profile_index=0, profile="online", other_index=1, other="bulk", slowdown=1.25
+                    profile_index=0,
+                    profile="online",
+                    other_index=1,
+                    other="bulk",
+                    other_rows=128,
+                    slowdown=1.25,
                 )
             ],
         )

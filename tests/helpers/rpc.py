@@ -190,8 +190,8 @@ class EchoLanes:
 
     async def get_costs(self) -> CostReport:
         return CostReport(
-            launches=(LaunchCost(WIDE, rows=8, bucket=2, typical_ns=9, safe_ns=10, samples=11),),
-            pairs=(PairCost(WIDE, NARROW, 1.5),),
+            launches=(LaunchCost(WIDE, 8, 2, typical_ns=9, safe_ns=10, samples=11, behind_ns=8),),
+            pairs=(PairCost(WIDE, NARROW, 1, 1.5),),
         )
 
     async def get_route(

@@ -214,7 +214,7 @@ class ListCostsRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class LaunchCost(_message.Message):
-    __slots__ = ("profile_index", "profile", "rows", "bucket", "typical_ns", "safe_ns", "samples")
+    __slots__ = ("profile_index", "profile", "rows", "bucket", "typical_ns", "safe_ns", "samples", "behind_ns")
     PROFILE_INDEX_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -222,6 +222,7 @@ class LaunchCost(_message.Message):
     TYPICAL_NS_FIELD_NUMBER: _ClassVar[int]
     SAFE_NS_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_NS_FIELD_NUMBER: _ClassVar[int]
     profile_index: int
     profile: str
     rows: int
@@ -229,21 +230,24 @@ class LaunchCost(_message.Message):
     typical_ns: int
     safe_ns: int
     samples: int
-    def __init__(self, profile_index: _Optional[int] = ..., profile: _Optional[str] = ..., rows: _Optional[int] = ..., bucket: _Optional[int] = ..., typical_ns: _Optional[int] = ..., safe_ns: _Optional[int] = ..., samples: _Optional[int] = ...) -> None: ...
+    behind_ns: int
+    def __init__(self, profile_index: _Optional[int] = ..., profile: _Optional[str] = ..., rows: _Optional[int] = ..., bucket: _Optional[int] = ..., typical_ns: _Optional[int] = ..., safe_ns: _Optional[int] = ..., samples: _Optional[int] = ..., behind_ns: _Optional[int] = ...) -> None: ...
 
 class PairCost(_message.Message):
-    __slots__ = ("profile_index", "profile", "other_index", "other", "slowdown")
+    __slots__ = ("profile_index", "profile", "other_index", "other", "slowdown", "other_rows")
     PROFILE_INDEX_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     OTHER_INDEX_FIELD_NUMBER: _ClassVar[int]
     OTHER_FIELD_NUMBER: _ClassVar[int]
     SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
+    OTHER_ROWS_FIELD_NUMBER: _ClassVar[int]
     profile_index: int
     profile: str
     other_index: int
     other: str
     slowdown: float
-    def __init__(self, profile_index: _Optional[int] = ..., profile: _Optional[str] = ..., other_index: _Optional[int] = ..., other: _Optional[str] = ..., slowdown: _Optional[float] = ...) -> None: ...
+    other_rows: int
+    def __init__(self, profile_index: _Optional[int] = ..., profile: _Optional[str] = ..., other_index: _Optional[int] = ..., other: _Optional[str] = ..., slowdown: _Optional[float] = ..., other_rows: _Optional[int] = ...) -> None: ...
 
 class ListCostsResponse(_message.Message):
     __slots__ = ("name", "version", "launches", "pairs")

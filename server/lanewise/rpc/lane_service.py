@@ -142,6 +142,7 @@ def _launch_cost(cost: LaunchCost) -> pb.LaunchCost:
         typical_ns=cost.typical_ns,
         safe_ns=cost.safe_ns,
         samples=cost.samples,
+        behind_ns=cost.behind_ns,
     )
 
 
@@ -151,6 +152,7 @@ def _pair_cost(cost: PairCost) -> pb.PairCost:
         profile=cost.profile.name,
         other_index=cost.other.index,
         other=cost.other.name,
+        other_rows=cost.rows,
         slowdown=cost.slowdown,
     )
 

@@ -315,7 +315,7 @@ class Scheduler:
             slowdown=choice.slowdown,
         )
         self._advance(now_ns)
-        self._expect(lane, choice.predicted_ns, now_ns)
+        self._expect(lane, launch, now_ns)
         lane.in_flight.append((launch, now_ns))
         self._backlog.note_lanes()
         self._in_flight[launch.launch_id] = lane
@@ -336,15 +336,16 @@ class Scheduler:
         if not elapsed_ns or not self._in_flight:
             return
         running = [lane for lane in self.lanes if lane.in_flight]
-        profiles = tuple(lane.profile.index for lane in running)
-        for lane, slowdown in zip(running, self._costs.slowdowns(profiles), strict=True):
+        launches = tuple([lane.running for lane in running])
+        for lane, slowdown in zip(running, self._costs.slowdowns(launches), strict=True):
             lane.alone_ns += elapsed_ns / slowdown
 
-    def _expect(self, lane: Lane, predicted_ns: int, now_ns: int) -> None:
+    def _expect(self, lane: Lane, launch: Launch, now_ns: int) -> None:
         """Foresee when a new launch will be over, and how much it delays those beside it."""
+        index, rows, predicted_ns = lane.profile.index, launch.padded_rows, launch.predicted_ns
         for other in self.lanes:
             if other.in_flight and other is not lane:
-                slowdown = self._costs.beside(other.profile.index, lane.profile.index)
+                slowdown = self._costs.beside(other.profile.index, index, rows)
                 left_ns = max(0, other.expected_end_ns - now_ns) * slowdown
                 other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
         lane.expected_end_ns = now_ns + predicted_ns

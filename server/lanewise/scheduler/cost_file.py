@@ -225,13 +225,11 @@ def _write_costs(costs: CostTable) -> CostsTable:
                 rows=kind.rows,
                 bucket=kind.bucket,
                 samples_ns=estimate.samples_ns,
+                behind_ns=estimate.behind_samples_ns,
             )
             for kind, estimate in costs.kinds()
         ),
-        beside=tuple(
-            PairTable(profile=profile, other=other, slowdown=slowdown)
-            for (profile, other), slowdown in costs.pairs()
-        ),
+        beside=tuple(PairTable(**pair._asdict()) for pair in costs.pairs()),
         change_ns=dict(costs.change_ns),
         switch_ns=costs.switch_ns,
         ahead=dict(costs.ahead),
@@ -243,8 +241,11 @@ def _read_costs(stored: CostsTable) -> CostTable:
     for kind in stored.launches:
         for sample_ns in kind.samples_ns:
             costs.record(kind.profile, kind.rows, kind.bucket, sample_ns)
+        waited_ns = max(kind.samples_ns)  # for all that they can do ahead
+        for sample_ns in kind.behind_ns:
+            costs.record(kind.profile, kind.rows, kind.bucket, sample_ns, waited_ns)
     for pair in stored.beside:
-        costs.record_beside(pair.profile, pair.other, pair.slowdown)
+        costs.record_beside(pair.profile, pair.other, pair.slowdown, pair.rows)
     costs.change_ns = dict(stored.change_ns)
     costs.switch_ns = stored.switch_ns
     costs.ahead = dict(stored.ahead)

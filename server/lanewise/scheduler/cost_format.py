@@ -78,19 +78,21 @@ class LaneTable(Table):
 
 
 class KindTable(Table):
-    """The latest times of launches that should cost the same."""
+    """The latest times of launches that should cost the same; `behind_ns`: see `Estimate`."""
 
     profile: Index
     rows: Count
     bucket: int
     samples_ns: Annotated[tuple[Nanoseconds, ...], NonEmpty]
+    behind_ns: tuple[Nanoseconds, ...] = ()
 
 
 class PairTable(Table):
-    """How many times longer `profile` takes while `other` runs too."""
+    """How many times longer `profile` takes while `other` runs `rows`, too."""
 
     profile: Index
     other: Index
+    rows: Count = 1
     slowdown: Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 

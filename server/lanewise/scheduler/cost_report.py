@@ -18,6 +18,8 @@ class LaunchCost:
         typical_ns: half of the latest took no longer.
         safe_ns: 95 % of the latest took no longer.
         samples: how many of the latest are kept.
+        behind_ns: half of the latest that waited for the one before them in their lane took no
+            longer once that was over; 0 if none did.
     """
 
     profile: Profile
@@ -26,14 +28,16 @@ class LaunchCost:
     typical_ns: int
     safe_ns: int
     samples: int
+    behind_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PairCost:
-    """How many times longer launches of `profile` take while one of `other` runs, too."""
+    """How many times longer launches of `profile` take while `other` runs `rows`, too."""
 
     profile: Profile
     other: Profile
+    rows: int
     slowdown: float
 
 
@@ -62,11 +66,12 @@ def report_costs(spec: ModelSpec, costs: CostTable) -> CostReport:
                 estimate.typical_ns,
                 estimate.safe_ns,
                 len(estimate.samples_ns),
+                estimate.behind_ns or 0,
             )
             for kind, estimate in known
         ),
         pairs=tuple(
-            PairCost(spec.profiles[profile], spec.profiles[other], slowdown)
-            for (profile, other), slowdown in sorted(costs.pairs())
+            PairCost(spec.profiles[one.profile], spec.profiles[one.other], one.rows, one.slowdown)
+            for one in sorted(costs.pairs())
         ),
     )

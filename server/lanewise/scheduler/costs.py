@@ -21,6 +21,9 @@ HIGH_QUANTILE = 0.95
 MOST_KINDS = 4096
 """Kinds of launches remembered; hostile traffic must not fill the memory with new ones."""
 
+MIN_BEHIND = 3
+"""Launches behind others from which on their own times count, and not what is gained at opt."""
+
 DRIFT = 0.1
 """A median that has moved by more than this is worth planning anew."""
 
@@ -50,45 +53,94 @@ class Kind(NamedTuple):
     bucket: Bucket
 
 
-class Estimate:
-    """The time of launches of one kind: the median and a high quantile of the latest.
+class Disturbance(NamedTuple):
+    """How many times longer launches of `profile` take while `other` runs `rows`, too."""
+
+    profile: int
+    other: int
+    rows: int
+    slowdown: float
+
+
+Running = tuple[int, int]
+"""A launch that runs: the index of its profile, and the rows executed."""
+
+
+class _Latest:
+    """The latest times of something, and their quantiles.
 
     Attributes:
-        typical_ns: half of the launches take no longer.
-        safe_ns: nearly all take no longer; see HIGH_QUANTILE.
+        median_ns: half of them are no longer.
+        high_ns: HIGH_QUANTILE of them; of three or more, one outlier does not count.
     """
 
-    __slots__ = ("_planned_ns", "_samples", "_sorted", "safe_ns", "typical_ns")
+    __slots__ = ("_sorted", "high_ns", "median_ns", "samples")
 
     def __init__(self) -> None:
-        self._samples: deque[int] = deque(maxlen=KEPT_SAMPLES)
+        self.samples: deque[int] = deque(maxlen=KEPT_SAMPLES)
         self._sorted: list[int] = []
+        self.median_ns = self.high_ns = 0
+
+    def add(self, sample_ns: int) -> None:
+        if len(self.samples) == KEPT_SAMPLES:
+            del self._sorted[bisect.bisect_left(self._sorted, self.samples[0])]
+        self.samples.append(sample_ns)
+        bisect.insort(self._sorted, sample_ns)
+        last = len(self._sorted) - 1
+        self.median_ns = self._sorted[last // 2]
+        high = math.ceil(last * HIGH_QUANTILE)
+        self.high_ns = self._sorted[min(high, last - 1) if last > 1 else last]
+
+
+class Estimate:
+    """The time of launches of one kind: quantiles of the latest.
+
+    Those that waited for the one before them in their lane are kept apart: what they could do
+    meanwhile, such as copying inputs, is missing in their time.
+
+    Attributes:
+        typical_ns: half of the launches that waited for none take no longer.
+        safe_ns: nearly all of those take no longer; see HIGH_QUANTILE.
+        behind_ns: half of the launches that waited take no longer from then on when the one
+            before them was over; None as long as too few are known.
+    """
+
+    __slots__ = ("_behind", "_first", "_planned_ns", "behind_ns", "safe_ns", "typical_ns")
+
+    def __init__(self) -> None:
+        self._first = _Latest()
+        self._behind = _Latest()
         self.typical_ns = self.safe_ns = 0
-        self._planned_ns = (0, 0)  # the typical and safe times that plans were made with
+        self.behind_ns: int | None = None
+        self._planned_ns = (0, 0, 0)  # the times that plans were made with
 
     @property
     def samples_ns(self) -> tuple[int, ...]:
-        """The latest times, oldest first."""
-        return tuple(self._samples)
+        """The latest times of launches that waited for none, oldest first."""
+        return tuple(self._first.samples)
 
-    def add(self, sample_ns: int) -> bool:
+    @property
+    def behind_samples_ns(self) -> tuple[int, ...]:
+        """The latest times of those that waited, oldest first."""
+        return tuple(self._behind.samples)
+
+    def add(self, sample_ns: int, *, is_behind: bool = False) -> bool:
         """Take note of one launch; return whether plans made before are out of date."""
-        if len(self._samples) == KEPT_SAMPLES:
-            del self._sorted[bisect.bisect_left(self._sorted, self._samples[0])]
-        self._samples.append(sample_ns)
-        bisect.insort(self._sorted, sample_ns)
-        last = len(self._sorted) - 1
-        self.typical_ns = self._sorted[last // 2]
-        high = math.ceil(last * HIGH_QUANTILE)
-        # Of three or more, one outlier does not count.
-        self.safe_ns = self._sorted[min(high, last - 1) if last > 1 else last]
-        times_ns = (self.typical_ns, self.safe_ns)
-        if all(
-            abs(now - planned) <= DRIFT * planned
-            for now, planned in zip(times_ns, self._planned_ns, strict=True)
+        if is_behind:
+            self._behind.add(sample_ns)
+            if len(self._behind.samples) >= MIN_BEHIND:
+                self.behind_ns = self._behind.median_ns
+        else:
+            self._first.add(sample_ns)
+            self.typical_ns, self.safe_ns = self._first.median_ns, self._first.high_ns
+        typical_ns, safe_ns, behind_ns = self._planned_ns
+        if (
+            abs(self.typical_ns - typical_ns) <= DRIFT * typical_ns
+            and abs(self.safe_ns - safe_ns) <= DRIFT * safe_ns
+            and abs((self.behind_ns or 0) - behind_ns) <= DRIFT * behind_ns
         ):
             return False
-        self._planned_ns = times_ns
+        self._planned_ns = (self.typical_ns, self.safe_ns, self.behind_ns or 0)
         return True
 
 
@@ -105,7 +157,8 @@ class CostTable:
             shapes or rows, by profile index.
         switch_ns: what it costs to change the profile of an execution context; lanes never do.
         ahead: the share of a launch's time that can pass while the launch before it in its lane
-            still executes, such as copying its inputs; 0 if unknown. By profile index.
+            still executes, such as copying its inputs; 0 if unknown. By profile index, at
+            its opt; `behind_ns` knows better once launches have been behind others.
     """
 
     def __init__(self) -> None:
@@ -116,8 +169,8 @@ class CostTable:
         self._estimates: dict[Kind, Estimate] = {}
         self._rows: dict[tuple[int, Bucket], list[int]] = {}
         self._buckets: dict[int, list[Bucket]] = {}
-        self._beside: dict[tuple[int, int], float] = {}
-        self._slowdowns: dict[tuple[int, ...], tuple[float, ...]] = {}
+        self._beside: dict[tuple[int, int], list[tuple[int, float]]] = {}
+        self._slowdowns: dict[tuple[Running, ...], tuple[float, ...]] = {}
 
     def record(
         self, profile: int, rows: int, bucket: Bucket, took_ns: int, waited_ns: int = 0
@@ -129,27 +182,42 @@ class CostTable:
             rows: executed, padding included.
             bucket: of the shapes without rows.
             took_ns: from launch to readable outputs, without `waited_ns`.
-            waited_ns: how long it waited in its lane for the launch before it. What it could
-                do `ahead` meanwhile is missing in `took_ns`, and added.
+            waited_ns: how long it waited in its lane for the launch before it. One that did
+                not wait for all that it could do meanwhile tells nothing.
         """
-        if waited_ns:
-            took_ns = min(took_ns + waited_ns, round(took_ns / (1 - self.ahead.get(profile, 0.0))))
+        took_ns = max(1, took_ns)  # 0 ns is a clock too coarse, and is divided by
         kind = Kind(profile, rows, bucket)
         estimate = self._estimates.get(kind)
         if estimate is None:
-            if len(self._estimates) >= MOST_KINDS:
+            estimate = self._remember(kind)
+            if estimate is None:
                 return
-            estimate = self._estimates[kind] = Estimate()
-            bisect.insort(self._rows.setdefault((profile, bucket), []), rows)
-            buckets = self._buckets.setdefault(profile, [])
-            if bucket not in buckets:
-                bisect.insort(buckets, bucket)
-        if estimate.add(max(1, took_ns)):  # 0 ns is a clock too coarse, and is divided by
-            self.revision += 1
+            # Of one that waited the whole time has to be guessed for once.
+            whole_ns = round(took_ns / (1 - self.ahead.get(profile, 0.0)))
+            self.revision += estimate.add(min(took_ns + waited_ns, whole_ns))
+        elif not waited_ns:
+            self.revision += estimate.add(took_ns)
+        if waited_ns and waited_ns >= estimate.typical_ns - self.behind_ns(*kind):
+            self.revision += estimate.add(took_ns, is_behind=True)
 
-    def record_beside(self, profile: int, other: int, slowdown: float) -> None:
-        """Take note of how many times longer `profile` takes while `other` runs too."""
-        self._beside[profile, other] = max(1.0, slowdown)
+    def _remember(self, kind: Kind) -> Estimate | None:
+        """Make room for another kind; None if there are too many."""
+        if len(self._estimates) >= MOST_KINDS:
+            return None
+        profile, rows, bucket = kind
+        bisect.insort(self._rows.setdefault((profile, bucket), []), rows)
+        buckets = self._buckets.setdefault(profile, [])
+        if bucket not in buckets:
+            bisect.insort(buckets, bucket)
+        estimate = self._estimates[kind] = Estimate()
+        return estimate
+
+    def record_beside(self, profile: int, other: int, slowdown: float, rows: int = 1) -> None:
+        """Take note of how many times longer `profile` takes while `other` runs `rows`, too."""
+        known = self._beside.setdefault((profile, other), [])
+        known[:] = sorted(
+            [*(each for each in known if each[0] != rows), (rows, max(1.0, slowdown))]
+        )
         self._slowdowns.clear()
         self.revision += 1
 
@@ -161,29 +229,58 @@ class CostTable:
         """Estimate what a launch that runs alone will hardly exceed."""
         return self._estimate(profile, rows, bucket, safe=True)
 
-    def beside(self, profile: int, other: int) -> float:
-        """Tell how many times longer `profile` takes while `other` runs too; 1 if unknown."""
-        return self._beside.get((profile, other), 1.0)
+    def behind_ns(self, profile: int, rows: int, bucket: Bucket) -> int:
+        """Estimate what a launch takes from when the one before it in its lane is over.
 
-    def slowdowns(self, profiles: tuple[int, ...]) -> tuple[float, ...]:
-        """Tell for each of the profiles that run at a time how many times longer it takes."""
-        known = self._slowdowns.get(profiles)
+        If it was given to the lane early enough to do meanwhile what it can.
+        """
+        exact = self._estimates.get(Kind(profile, rows, bucket))
+        if exact is not None and exact.behind_ns is not None:
+            return exact.behind_ns
+        share = 1 - self.ahead.get(profile, 0.0)
+        return round(share * self.typical_ns(profile, rows, bucket))
+
+    def beside(self, profile: int, other: int, rows: int) -> float:
+        """Tell how many times longer `profile` takes while `other` runs `rows`; 1 if unknown.
+
+        Between the rows that were measured on a line over the log of rows, which is how it was
+        found to grow (H200, ResNet-50); beyond them as for the nearest.
+        """
+        known = self._beside.get((profile, other))
+        if not known:
+            return 1.0
+        at = bisect.bisect_left(known, (rows,))
+        if at == len(known):
+            return known[-1][1]
+        right_rows, right = known[at]
+        if at == 0 or right_rows == rows:
+            return right
+        left_rows, left = known[at - 1]
+        share = math.log(rows / left_rows) / math.log(right_rows / left_rows)
+        return left + share * (right - left)
+
+    def slowdowns(self, running: tuple[Running, ...]) -> tuple[float, ...]:
+        """Tell for each of the launches that run at a time how many times longer it takes."""
+        known = self._slowdowns.get(running)
         if known is None:
             known = tuple(
-                1 + sum(self.beside(a, b) - 1 for j, b in enumerate(profiles) if j != i)
-                for i, a in enumerate(profiles)
+                1
+                + sum(self.beside(profile, *other) - 1 for j, other in enumerate(running) if j != i)
+                for i, (profile, _) in enumerate(running)
             )
             if len(self._slowdowns) < MOST_KINDS:
-                self._slowdowns[profiles] = known
+                self._slowdowns[running] = known
         return known
 
     def kinds(self) -> Iterable[tuple[Kind, Estimate]]:
         """Get every kind that was measured."""
         return self._estimates.items()
 
-    def pairs(self) -> Iterable[tuple[tuple[int, int], float]]:
-        """Get every pair of profiles whose running side by side was measured."""
-        return self._beside.items()
+    def pairs(self) -> Iterable[Disturbance]:
+        """Get everything that was measured of profiles that run side by side."""
+        for (profile, other), known in self._beside.items():
+            for rows, slowdown in known:
+                yield Disturbance(profile, other, rows, slowdown)
 
     def _estimate(self, profile: int, rows: int, bucket: Bucket, *, safe: bool) -> int:
         exact = self._estimates.get(Kind(profile, rows, bucket))

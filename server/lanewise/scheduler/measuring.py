@@ -63,7 +63,7 @@ async def measure_costs(
     """
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
     kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
-    slowdowns: dict[tuple[int, int], list[float]] = {}
+    slowdowns: dict[tuple[int, int, int], list[float]] = {}
     began_ns = clock.now_ns()
     end_ns = began_ns + BUDGET_NS
     for turn in range(ROUNDS):
@@ -79,12 +79,14 @@ async def measure_costs(
                     break
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
         for one, other in itertools.permutations(lanes, 2):
-            if clock.now_ns() >= end_ns:
-                return
-            slowdown = await _measure_pair(spec, one, other, costs, clock)
             pair = (one.runner.profile.index, other.runner.profile.index)
-            slowdowns.setdefault(pair, []).append(slowdown)
-            costs.record_beside(*pair, statistics.median(slowdowns[pair]))
+            for rows in _disturbing_rows(other.runner):
+                if clock.now_ns() >= end_ns:
+                    return
+                slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
+                found = slowdowns.setdefault((*pair, rows), [])
+                found.append(slowdown)
+                costs.record_beside(*pair, statistics.median(found), rows)
     for lane in first_of.values():
         if lane.runner.depth > 1 and clock.now_ns() < end_ns:
             ahead = await _measure_ahead(spec, lane, costs, clock)
@@ -122,25 +124,44 @@ def _bucket(spec: ModelSpec, profile: Profile, corner: Corner) -> Bucket:
     )
 
 
+def _disturbing_rows(runner: Runner) -> Sequence[int]:
+    """Choose the numbers of rows of a lane beside which others are measured.
+
+    The fewest, the opt and the most that it executes: the more rows, the less is left of the
+    device for others.
+    """
+    opt = runner.profile.rows.opt
+    counts = runner.row_counts or _some_rows(runner.profile)
+    return sorted({counts[0], next(count for count in counts if count >= opt), counts[-1]})
+
+
 async def _measure_pair(
-    spec: ModelSpec, one: MeasuredLane, other: MeasuredLane, costs: CostTable, clock: Clock
+    spec: ModelSpec,
+    one: MeasuredLane,
+    other: MeasuredLane,
+    rows: int,
+    *,
+    costs: CostTable,
+    clock: Clock,
 ) -> float:
-    """Find how many times longer `one` takes while `other` is kept busy, both at their opt."""
-    rows, batch, bucket = _tuned(spec, one.runner)
-    _, beside, _ = _tuned(spec, other.runner)
+    """Find how many times longer `one` takes at its opt while `other` is kept full with `rows`."""
+    own_rows, batch, bucket = _tuned(spec, one.runner)
+    profile = other.runner.profile
+    beside = blank_batch_at(spec, profile, tuned_corner(spec, profile), rows)
     stop = False
 
     async def keep_busy() -> None:
         while not stop:
             await other.run(beside)
 
-    busy = asyncio.ensure_future(keep_busy())
+    busy = [asyncio.ensure_future(keep_busy()) for _ in range(other.runner.depth)]
     try:
         taken_ns = [await _time(one, batch, clock) for _ in range(RUNS)]
     finally:
         stop = True
-        await busy
-    return sorted(taken_ns)[RUNS // 2] / costs.typical_ns(one.runner.profile.index, rows, bucket)
+        await asyncio.gather(*busy)
+    alone_ns = costs.typical_ns(one.runner.profile.index, own_rows, bucket)
+    return statistics.median(taken_ns) / alone_ns
 
 
 async def _measure_ahead(

@@ -89,9 +89,9 @@ class Device:
 
     A launch takes what the cost table says for it alone, and what a change of shapes or
     profile costs in its context; if it waited for the one before it in its context, less by
-    what it could do in the meantime. Beside others it progresses at the speed
-    1 / (1 + sum of (slowdown beside each of them - 1)): slowdowns of single pairs are all
-    that is measured, and their excess is added up.
+    that, but no less than the table says for one behind another. Beside others it progresses
+    at the speed 1 / (1 + sum of (slowdown beside each of them - 1)): slowdowns of single
+    pairs are all that is measured, and their excess is added up.
 
     Attributes:
         next_end_ns: when the next launch will be over; None if nothing runs.
@@ -114,9 +114,8 @@ class Device:
     ) -> None:
         self._costs = costs
         self._draw = draw
-        self._samples = {kind: estimate.samples_ns for kind, estimate in costs.kinds()}
-        profiles = {lane.profile.index for lane in lanes}
-        self._excess = {(a, b): costs.beside(a, b) - 1 for a in profiles for b in profiles}
+        self._estimates = dict(costs.kinds())
+        self._excess: dict[tuple[int, int, int], float] = {}
         if one_context:
             self._contexts = [_Context()] * len(lanes)
         else:
@@ -155,14 +154,13 @@ class Device:
         return ended
 
     def _begin(self, context: _Context, work: Work, given_ns: int) -> None:
-        alone_ns = self._alone_ns(work, context.last)
-        ahead_ns = round(alone_ns * self._costs.ahead.get(work.profile, 0.0))
-        alone_ns -= min(self._now_ns - given_ns, ahead_ns)
+        alone_ns = self._alone_ns(work, self._now_ns - given_ns)
+        alone_ns += self._change_ns(work, context.last)
         self.work_ns += alone_ns
         new = _Running(work, self._now_ns, alone_ns)
         for other in self._running:
-            other.slowdown += self._excess[other.work.profile, work.profile]
-            new.slowdown += self._excess[work.profile, other.work.profile]
+            other.slowdown += self._excess_of(other.work, work)
+            new.slowdown += self._excess_of(work, other.work)
         context.running, context.last = new, work
         self._running.append(new)
 
@@ -174,9 +172,7 @@ class Device:
         # Added up anew, and not subtracted, so that rounding errors do not pile up.
         for one in self._running:
             one.slowdown = 1 + sum(
-                self._excess[one.work.profile, other.work.profile]
-                for other in self._running
-                if other is not one
+                self._excess_of(one.work, other.work) for other in self._running if other is not one
             )
         if context.queue:
             self._begin(context, *context.queue.popleft())
@@ -199,16 +195,36 @@ class Device:
         self._next = min(self._running, key=_lasts_ns)
         self.next_end_ns = self._now_ns + max(0, round(self._next.lasts_ns))
 
-    def _alone_ns(self, work: Work, last: Work | None) -> int:
-        """Tell how long a launch takes alone, after what its context executed last."""
+    def _excess_of(self, work: Work, other: Work) -> float:
+        """Tell by how much of its time alone a launch takes longer beside another."""
+        key = (work.profile, other.profile, other.rows)
+        excess = self._excess.get(key)
+        if excess is None:
+            excess = self._excess[key] = self._costs.beside(*key) - 1
+        return excess
+
+    def _alone_ns(self, work: Work, waited_ns: int) -> int:
+        """Tell how long a launch takes alone, having waited for the one before it."""
         kind = Kind(work.profile, work.rows, work.bucket)
-        samples = self._samples.get(kind) if self._draw else None
-        if self._draw and samples:
-            took_ns = self._draw.choice(samples)
+        estimate = self._estimates.get(kind) if self._draw else None
+        if self._draw and estimate:
+            took_ns = self._draw.choice(estimate.samples_ns)
         else:
             took_ns = self._costs.typical_ns(*kind)
-        if last is None or work.executes_like(last):
+        if not waited_ns:
             return took_ns
+        behind_ns = self._costs.behind_ns(*kind)
+        if self._draw and estimate:
+            if samples_ns := estimate.behind_samples_ns:
+                behind_ns = self._draw.choice(samples_ns)
+            else:
+                behind_ns = behind_ns * took_ns // estimate.typical_ns
+        return max(took_ns - waited_ns, behind_ns)
+
+    def _change_ns(self, work: Work, last: Work | None) -> int:
+        """Tell what it costs that a context executed something else last."""
+        if last is None or work.executes_like(last):
+            return 0
         if last.profile != work.profile:
-            return took_ns + self._costs.switch_ns
-        return took_ns + self._costs.change_ns.get(work.profile, 0)
+            return self._costs.switch_ns
+        return self._costs.change_ns.get(work.profile, 0)

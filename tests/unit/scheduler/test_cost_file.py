@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.measured import measured_model
+from helpers.measured import SCALAR_BUCKET, measured_model
 from helpers.sim import model, profile
+from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
 from lanewise.scheduler.cost_file import HostCosts, load_costs, save_costs
 
@@ -23,8 +24,8 @@ def all_of(measured):
     return (
         dataclasses.replace(measured.spec, outputs=()),
         [(lane.lane_id, lane.profile, lane.depth, lane.row_counts) for lane in measured.lanes],
-        {kind: estimate.samples_ns for kind, estimate in costs.kinds()},
-        dict(costs.pairs()),
+        {kind: (one.samples_ns, one.behind_samples_ns) for kind, one in costs.kinds()},
+        list(costs.pairs()),
         costs.change_ns,
         costs.switch_ns,
         costs.ahead,
@@ -44,6 +45,10 @@ def full_model():
     )
     measured.lanes[1].row_counts = (1, 4, 32)
     measured.costs.ahead = {2: 0.4}
+    for took_ns in (5, 9, 7):
+        measured.costs.record(2, 128, SCALAR_BUCKET, took_ns, waited_ns=100 * NS_PER_MS)
+    measured.costs.record_beside(0, 2, 1.25, 32)
+    measured.costs.record_beside(0, 2, 1.75, 128)
     return dataclasses.replace(measured, source="a test")
 
 

@@ -47,7 +47,7 @@ def test_costs_come_back_for_the_same_model(folder):
         Kind(0, 1, 0): NS_PER_MS,
         Kind(1, 4, 0): 2 * NS_PER_MS,
     }
-    assert dict(costs.pairs()) == {(0, 1): 1.5}
+    assert list(costs.pairs()) == [(0, 1, 1, 1.5)]
     assert logged == [("costs loaded", None)]
 
 

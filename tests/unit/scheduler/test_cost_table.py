@@ -7,6 +7,7 @@ import pytest
 from lanewise.scheduler.costs import (
     DRIFT,
     KEPT_SAMPLES,
+    MIN_BEHIND,
     MOST_KINDS,
     CostTable,
     Estimate,
@@ -135,9 +136,24 @@ def test_profiles_disturb_each_other_only_as_measured_and_never_speed_each_other
     costs.record_beside(0, 1, 1.5)
     costs.record_beside(1, 0, 0.9)
 
-    assert costs.beside(0, 1) == 1.5
-    assert costs.beside(1, 0) == 1.0
-    assert costs.beside(0, 2) == 1.0
+    assert costs.beside(0, 1, 4) == 1.5
+    assert costs.beside(1, 0, 4) == 1.0
+    assert costs.beside(0, 2, 4) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "slowdown"),
+    [(1, 1.1), (4, 1.1), (8, 1.2), (16, 1.3), (64, 1.5), (128, 1.5)],
+    ids=["below all", "measured", "between", "between too", "measured too", "above all"],
+)
+def test_a_lane_disturbs_others_the_more_the_more_rows_it_runs(rows, slowdown):
+    costs = CostTable()
+    costs.record_beside(0, 1, 1.5, 64)
+    costs.record_beside(0, 1, 1.3, 4)
+    costs.record_beside(0, 1, 1.1, 4)  # known better now
+
+    assert costs.beside(0, 1, rows) == pytest.approx(slowdown)
+    assert costs.slowdowns(((0, 1), (1, rows))) == pytest.approx((slowdown, 1.0))
 
 
 def test_a_time_too_short_for_the_clock_is_not_nothing():
@@ -146,7 +162,7 @@ def test_a_time_too_short_for_the_clock_is_not_nothing():
     assert costs.typical_ns(0, 1, BUCKET) == costs.safe_ns(0, 1, BUCKET) == 1
 
 
-def test_a_launch_that_waited_in_its_lane_costs_what_it_would_have_from_the_start():
+def test_the_first_launch_of_a_kind_is_taken_for_one_that_waited_for_none():
     costs = CostTable()
     costs.ahead = {0: 0.4}
 
@@ -155,3 +171,36 @@ def test_a_launch_that_waited_in_its_lane_costs_what_it_would_have_from_the_star
     costs.record(1, 1, BUCKET, 60, waited_ns=500)  # its lane does nothing ahead
 
     assert [costs.typical_ns(*kind) for kind, _ in costs.kinds()] == [100, 100, 60]
+
+
+def test_launches_that_waited_for_the_one_before_them_are_counted_apart():
+    costs = table({(8, BUCKET): 100})
+    for _ in range(MIN_BEHIND):
+        costs.record(0, 8, BUCKET, 55, waited_ns=500)
+    costs.record(0, 8, BUCKET, 80, waited_ns=20)  # did a part meanwhile: tells neither
+
+    assert costs.typical_ns(0, 8, BUCKET) == 100
+    assert costs.behind_ns(0, 8, BUCKET) == 55
+
+
+def test_what_a_launch_gains_behind_another_is_guessed_until_some_have_been_there():
+    costs = table({(4, BUCKET): 100, (8, BUCKET): 140})
+    costs.ahead = {0: 0.4}
+    for _ in range(MIN_BEHIND - 1):
+        costs.record(0, 8, BUCKET, 55, waited_ns=500)
+
+    assert costs.behind_ns(0, 8, BUCKET) == round(0.6 * 140)
+    assert costs.behind_ns(0, 6, BUCKET) == round(0.6 * 120)
+    assert costs.behind_ns(1, 8, BUCKET) == costs.typical_ns(1, 8, BUCKET)
+
+
+def test_the_revision_changes_when_launches_behind_others_have_drifted():
+    costs = table({(1, BUCKET): 1000})
+    for _ in range(KEPT_SAMPLES):
+        costs.record(0, 1, BUCKET, 600, waited_ns=2000)
+    revision = costs.revision
+
+    for _ in range(KEPT_SAMPLES):
+        costs.record(0, 1, BUCKET, 700, waited_ns=2000)
+
+    assert costs.revision == revision + 1

@@ -73,6 +73,26 @@ def test_what_a_launch_can_do_ahead_passes_while_it_waits_for_its_lane():
     assert ends_ms(device(model), launches) == {1: 10.0, 2: 16.0, 3: 25.0}
 
 
+def test_a_launch_behind_another_takes_what_was_measured_of_such():
+    model = measured_model(ALONE, depth=2)
+    for _ in range(3):
+        model.costs.record(2, 128, SCALAR_BUCKET, 7 * NS_PER_MS, waited_ns=100 * NS_PER_MS)
+    launches = [(0, work(1, 2, 128)), (3, work(2, 2, 128)), (15, work(3, 2, 128))]
+
+    # The second waits for more than the 3 ms that it gains, the third for 2.
+    assert ends_ms(device(model), launches) == {1: 10.0, 2: 17.0, 3: 25.0}
+
+
+def test_a_lane_disturbs_others_the_more_the_more_rows_it_runs():
+    model = measured_model(ALONE)
+    model.costs.record_beside(0, 2, 1.25, 32)
+    model.costs.record_beside(0, 2, 1.5, 128)
+
+    ends = ends_ms(device(model), [(0, work(1, 2, 128)), (1, work(2, 0, 1))])
+
+    assert ends[2] == 2.5
+
+
 def test_lanes_that_do_not_disturb_each_other_run_as_if_alone():
     launches = [(0, work(1, 0, 1)), (0.5, work(2, 1, 4)), (1, work(3, 2, 128))]
 

@@ -225,8 +225,8 @@ def _launch(
     if lane.in_flight and rows < option.prices.most_rows_of(queue):
         return None  # it would only wait on the device, and could no longer grow
     alone_ns = option.prices.typical_ns[rows]
-    if option.wait_ns:  # what it can do meanwhile
-        alone_ns -= min(option.wait_ns, round(alone_ns * option.prices.ahead))
+    if option.wait_ns:  # less by what it can do meanwhile
+        alone_ns = max(alone_ns - option.wait_ns, min(alone_ns, option.prices.behind_ns[rows]))
     predicted_ns = option.wait_ns + round(alone_ns * option.slowdown)
     return Choice(lane, parts, reason, predicted_ns, option.slowdown)
 

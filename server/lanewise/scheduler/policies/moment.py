@@ -141,12 +141,12 @@ class Moment:
         return found
 
     def _look_beside(self, lane: Lane, wait_ns: int) -> Neighbours:
-        index, starts_ns = lane.profile.index, self.now_ns + wait_ns
+        index, rows, starts_ns = lane.profile.index, lane.profile.rows.opt, self.now_ns + wait_ns
         slowdown, harm, longest_ns = 1.0, 0.0, 0
         for other in self.running:
             left_ns = other.expected_end_ns - starts_ns
             if other is not lane and left_ns > 0:
-                slowdown += self._costs.beside(index, other.profile.index) - 1
-                harm += 1 - 1 / self._costs.beside(other.profile.index, index)
+                slowdown += self._costs.beside(index, *other.running) - 1
+                harm += 1 - 1 / self._costs.beside(other.profile.index, index, rows)
                 longest_ns = max(longest_ns, left_ns)
         return Neighbours(slowdown, min(1.0, HARM_WEIGHT * harm), longest_ns)

@@ -44,6 +44,7 @@ class LanePrices:
 
     Attributes:
         ahead: see `CostTable`.
+        behind_ns: by rows, the median when the launch before it in the lane is over.
         typical_ns: by rows, the median.
         safe_ns: by rows, hardly exceeded.
         counts: numbers of rows worth launching, ascending: the lane's own, or powers of two.
@@ -54,6 +55,7 @@ class LanePrices:
 
     __slots__ = (
         "ahead",
+        "behind_ns",
         "copies",
         "counts",
         "is_padded",
@@ -73,6 +75,7 @@ class LanePrices:
         counts = lane.row_counts or tuple(sorted(lane.profile.rows.powers_of_two))
         self.counts = counts
         self.typical_ns = _prices(lane, lambda rows: costs.typical_ns(index, rows, bucket))
+        self.behind_ns = _prices(lane, lambda rows: costs.behind_ns(index, rows, bucket))
         self.safe_ns = _prices(lane, lambda rows: costs.safe_ns(index, rows, bucket))
         self.is_padded = _ByRows(lambda rows: rows > 0 and lane.padded(rows) != rows)
         self.next_below = _ByRows(
