@@ -1,58 +1,136 @@
-"""When requests that have come are to be launched: not before those right behind them are in."""
+"""When requests that have come are to be launched: not before those right behind them are in.
+
+A server that is short of processor time reads its requests one by one, and launches of one row
+each cost it more than to read them all first. Where nobody else comes it would be time lost, so
+requests are only held back while others are to be expected.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 from lanewise.clock import NS_PER_MS, Clock
 
-TURNS_ON_FEW_CORES = 8
-"""Turns of the loop without a new request that are waited out, some 5 us each: as many as a call
-takes to come in through the threads of gRPC (1.85, one core: with 5 half of what there is to
-gain is gained, with 8 to 20 all of it)."""
-
 FEW_CORES = 2
-TURNS = 2
-"""The same where whoever brings requests has a core of its own. There a turn takes longer, since it
-asks the device for its progress, and more of them made requests wait that came 0.5 ms apart."""
+"""With no more, whoever brings requests shares a core with the loop."""
 
 MOST_NS = 2 * NS_PER_MS
 """How long requests are gathered at most while they keep coming."""
 
+
+class Gathering(Protocol):
+    """Has requests that come close together launched together. Used on one event loop.
+
+    Attributes:
+        is_gathering: whether a launch is about to be made, so that whoever finds a lane free
+            need not launch what has come so far.
+    """
+
+    is_gathering: bool
+
+    def note_arrival(self) -> None:
+        """Take note that a request was admitted."""
+        ...
+
+
+def gathering_for(launch: Callable[[], None], clock: Clock, most_ns: int) -> Gathering:
+    """Get the way to gather that suits the cores of this process.
+
+    Args:
+        launch: has what was admitted launched.
+        clock: of the scheduler.
+        most_ns: how long requests may be held back for this.
+    """
+    most_ns = min(most_ns, MOST_NS)
+    if _cores() <= FEW_CORES:
+        return GatheringByTime(launch, clock, most_ns)
+    return GatheringByTurns(launch, clock, most_ns)
+
+
+CLOSE_NS = 0.4 * NS_PER_MS
+"""Requests that come further apart, as a rule, are not waited for."""
+
+FAR_NS = 1 * NS_PER_MS
+"""A longer gap counts as this: a pause says nothing about how close requests come after it."""
+
+GAPS = 8
+"""About so many of the latest gaps count."""
+
+PATIENCE = 1.5
+"""How many times the usual gap is waited for the next request."""
+
+
+class GatheringByTime:
+    """Waits for the next request a bit longer than one usually takes to come.
+
+    Of a client in a closed loop the next requests are on their way when its last responses are:
+    on one core with 32 in flight a launch then takes 5 rows instead of 2, and the server
+    spends 330 us of processor time on a request instead of 500 (grpcio 1.85, a busy machine).
+    """
+
+    def __init__(self, launch: Callable[[], None], clock: Clock, most_ns: int) -> None:
+        self._launch = launch
+        self._clock = clock
+        self._most_ns = most_ns
+        self._loop = asyncio.get_running_loop()
+        self.is_gathering = False
+        self._began_ns = 0
+        self._last_ns = clock.now_ns()
+        self._gap_ns = float(FAR_NS)
+        self._patience_ns = 0
+
+    def note_arrival(self) -> None:
+        """See `Gathering`."""
+        now_ns = self._clock.now_ns()
+        self._gap_ns += (min(now_ns - self._last_ns, FAR_NS) - self._gap_ns) / GAPS
+        self._last_ns = now_ns
+        if self.is_gathering:
+            return
+        self.is_gathering = True
+        self._began_ns = now_ns
+        self._patience_ns = round(PATIENCE * self._gap_ns) if self._gap_ns <= CLOSE_NS else 0
+        if self._patience_ns:
+            self._clock.call_at(now_ns + self._patience_ns, self._look)
+        else:
+            self._loop.call_soon(self._look)  # those of the same turn are in then, too
+
+    def _look(self) -> None:
+        latest_ns = self._began_ns + self._most_ns
+        due_ns = min(self._last_ns + self._patience_ns, latest_ns)
+        if self._clock.now_ns() < due_ns:
+            self._clock.call_at(due_ns, self._look)
+            return
+        self.is_gathering = False
+        self._launch()
+
+
+TURNS = 2
+"""Turns of the loop without a new request that are waited out. A turn asks the device for its
+progress, and more of them made requests wait that came 0.5 ms apart (H200, 16 cores)."""
+
 TRUST = 8
-"""So many times in a row patience may bring nothing before it is given up. With fewer it was given
-up on a server that needed it, at 32 in flight, whenever requests happened to come apart."""
+"""So many times in a row patience may bring nothing before it is given up."""
 
 PROBE_EVERY = 16
 """Where it was given up it is tried again this often: a caller that is alone pays for it once in
 so many requests."""
 
 
-class Gathering:
-    """Has requests that come close together launched together. Used on one event loop.
+class GatheringByTurns:
+    """Waits until the loop has gone round without a new request.
 
-    A server that is short of processor time reads its requests one by one, and launches of one
-    row each cost it more than to read them all first: on one core, 32 requests in flight, it
-    answers 2 000 a second without patience and 3 500 with it. Where nobody else comes it would be
-    time lost, so patience is only kept while it pays.
-
-    Args:
-        launch: has what was admitted launched.
-        most_ns: how long requests may be held back for this.
-
-    Attributes:
-        is_gathering: whether `launch` is about to be called, so that whoever finds a lane free
-            need not launch what has come so far.
+    Where requests are brought by threads and processes with cores of their own, those that come
+    together are in within a turn or two, and any longer wait is seen in their latency.
     """
 
     def __init__(self, launch: Callable[[], None], clock: Clock, most_ns: int) -> None:
         self._launch = launch
         self._clock = clock
-        self._most_ns = min(most_ns, MOST_NS)
+        self._most_ns = most_ns
         self._loop = asyncio.get_running_loop()
-        self._most_turns = TURNS if _cores() > FEW_CORES else TURNS_ON_FEW_CORES
         self._in_vain = 0
         self.is_gathering = False
         self._began_ns = 0
@@ -61,7 +139,7 @@ class Gathering:
         self._turns_left = 0
 
     def note_arrival(self) -> None:
-        """Take note that a request was admitted."""
+        """See `Gathering`."""
         self._has_news = True
         if not self.is_gathering:
             self.is_gathering = True
@@ -72,7 +150,7 @@ class Gathering:
 
     def _patience_now(self) -> int:
         is_tried = self._in_vain < TRUST or (self._in_vain - TRUST) % PROBE_EVERY == PROBE_EVERY - 1
-        return self._most_turns if is_tried else 0
+        return TURNS if is_tried else 0
 
     def _first_look(self) -> None:
         """End the turn in which the first request came; others of the same turn are in, too."""
@@ -83,13 +161,13 @@ class Gathering:
         if self._has_news:
             self._has_news = False
             self._has_paid = True
-            self._turns_left = self._most_turns
+            self._turns_left = TURNS
         self._wait_or_launch()
 
     def _wait_or_launch(self) -> None:
         if self._turns_left and self._clock.now_ns() - self._began_ns < self._most_ns:
             self._turns_left -= 1
-            os.sched_yield()  # to the thread that brings requests, if it has no core of its own
+            os.sched_yield()  # to the thread that brings requests
             self._loop.call_soon(self._look)
             return
         self._in_vain = 0 if self._has_paid else self._in_vain + 1
