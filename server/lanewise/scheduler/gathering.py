@@ -50,23 +50,27 @@ def gathering_for(launch: Callable[[], None], clock: Clock, most_ns: int) -> Gat
     return GatheringByTurns(launch, clock, most_ns)
 
 
-CLOSE_NS = 0.4 * NS_PER_MS
-"""Requests that come further apart, as a rule, are not waited for."""
+LEAST_PATIENCE_NS, MOST_PATIENCE_NS = NS_PER_MS // 10, NS_PER_MS // 2
+"""Bounds of how long the next request is waited for."""
 
-FAR_NS = 1 * NS_PER_MS
-"""A longer gap counts as this: a pause says nothing about how close requests come after it."""
+PATIENCE = 2.0
+"""How many times the usual gap between requests that are waiting to be read is waited."""
 
-GAPS = 8
-"""About so many of the latest gaps count."""
+WORTH = 0.4
+"""The share of waits that must bring a request for waiting to go on."""
 
-PATIENCE = 1.5
-"""How many times the usual gap is waited for the next request."""
+LEARNING = 0.25
+"""What the latest gap, or wait, counts for against all before."""
+
+PROBE_EVERY = 17
+"""Where patience is given up it is tried again this often: a caller that is alone pays for it once
+in so many requests. A prime: of requests that come in pairs it must not always try the second."""
 
 
 class GatheringByTime:
-    """Waits for the next request a bit longer than one usually takes to come.
+    """Waits for the next request a bit longer than it takes to read one.
 
-    Of a client in a closed loop the next requests are on their way when its last responses are:
+    Of clients in closed loops the next requests are on their way when their last responses are:
     on one core with 32 in flight a launch then takes 5 rows instead of 2, and the server
     spends 330 us of processor time on a request instead of 500 (grpcio 1.85, a busy machine).
     """
@@ -77,32 +81,40 @@ class GatheringByTime:
         self._most_ns = most_ns
         self._loop = asyncio.get_running_loop()
         self.is_gathering = False
-        self._began_ns = 0
-        self._last_ns = clock.now_ns()
-        self._gap_ns = float(FAR_NS)
-        self._patience_ns = 0
+        self._gap_ns = MOST_PATIENCE_NS / PATIENCE
+        self._success = 1.0
+        self._untried = 0
+        self._began_ns = self._last_ns = self._patience_ns = 0
 
     def note_arrival(self) -> None:
         """See `Gathering`."""
         now_ns = self._clock.now_ns()
-        self._gap_ns += (min(now_ns - self._last_ns, FAR_NS) - self._gap_ns) / GAPS
-        self._last_ns = now_ns
         if self.is_gathering:
+            self._gap_ns += (now_ns - self._last_ns - self._gap_ns) * LEARNING
+            self._last_ns = now_ns
             return
         self.is_gathering = True
-        self._began_ns = now_ns
-        self._patience_ns = round(PATIENCE * self._gap_ns) if self._gap_ns <= CLOSE_NS else 0
+        self._began_ns = self._last_ns = now_ns
+        self._patience_ns = self._patience_now()
         if self._patience_ns:
             self._clock.call_at(now_ns + self._patience_ns, self._look)
         else:
             self._loop.call_soon(self._look)  # those of the same turn are in then, too
 
+    def _patience_now(self) -> int:
+        self._untried += 1
+        if self._success < WORTH and self._untried < PROBE_EVERY:
+            return 0
+        self._untried = 0
+        return round(min(MOST_PATIENCE_NS, max(LEAST_PATIENCE_NS, PATIENCE * self._gap_ns)))
+
     def _look(self) -> None:
-        latest_ns = self._began_ns + self._most_ns
-        due_ns = min(self._last_ns + self._patience_ns, latest_ns)
-        if self._clock.now_ns() < due_ns:
-            self._clock.call_at(due_ns, self._look)
-            return
+        if self._patience_ns:
+            due_ns = min(self._last_ns + self._patience_ns, self._began_ns + self._most_ns)
+            if self._clock.now_ns() < due_ns:
+                self._clock.call_at(due_ns, self._look)
+                return
+            self._success += ((self._last_ns > self._began_ns) - self._success) * LEARNING
         self.is_gathering = False
         self._launch()
 
@@ -113,10 +125,6 @@ progress, and more of them made requests wait that came 0.5 ms apart (H200, 16 c
 
 TRUST = 8
 """So many times in a row patience may bring nothing before it is given up."""
-
-PROBE_EVERY = 16
-"""Where it was given up it is tried again this often: a caller that is alone pays for it once in
-so many requests."""
 
 
 class GatheringByTurns:

@@ -11,9 +11,10 @@ import pytest
 from lanewise.clock import NS_PER_MS
 from lanewise.scheduler import gathering
 from lanewise.scheduler.gathering import (
-    CLOSE_NS,
     FEW_CORES,
-    GAPS,
+    LEAST_PATIENCE_NS,
+    MOST_PATIENCE_NS,
+    PATIENCE,
     PROBE_EVERY,
     TRUST,
     TURNS,
@@ -47,54 +48,89 @@ class MovedClock:
         self.ns = to_ns
 
 
-def launches_ms(arrivals_ms, until_ms, most_ns=MOST_NS):
-    """When requests that come at these times are launched, by their time."""
+class Moments:
+    """Requests come at times, and it is noted when launches are made."""
 
-    async def scenario():
-        clock, launched = MovedClock(), []
-        held = GatheringByTime(lambda: launched.append(clock.ns / NS_PER_MS), clock, most_ns)
-        for at_ms in arrivals_ms:
-            clock.move_to(round(at_ms * NS_PER_MS))
-            held.note_arrival()
+    def __init__(self, most_ns=MOST_NS):
+        self.clock = MovedClock()
+        self.launched_ms = []
+        self.gathering = GatheringByTime(self._launch, self.clock, most_ns)
+
+    def _launch(self):
+        self.launched_ms.append(self.clock.ns / NS_PER_MS)
+
+    async def arrivals(self, *at_ms):
+        for each in at_ms:
+            self.clock.move_to(round(each * NS_PER_MS))
+            self.gathering.note_arrival()
             await asyncio.sleep(0)  # a turn of the loop
-        clock.move_to(round(until_ms * NS_PER_MS))
-        return launched
 
-    return asyncio.run(scenario())
-
-
-def test_nobody_is_waited_for_until_requests_have_come_close_together():
-    assert launches_ms([10, 20, 30], until_ms=40) == [10, 20, 30]
+    async def lone_request(self):
+        """Let one request come and be launched; get how long it waited."""
+        began_ms = self.clock.ns / NS_PER_MS + 10
+        await self.arrivals(began_ms)
+        self.clock.move_to(round((began_ms + 10) * NS_PER_MS))
+        return self.launched_ms[-1] - began_ms
 
 
 def test_requests_that_come_close_together_are_launched_once_when_one_fails_to_come():
-    burst = [i * 0.1 for i in range(1, 4 * GAPS)]
+    async def scenario():
+        moments = Moments()
+        await moments.arrivals(1.0, 1.1, 1.2, 1.3)
+        await moments.arrivals(50.0)
+        return moments.launched_ms
 
-    *_, last = launches_ms([*burst, 50, 50.1, 50.2, 50.3], until_ms=60)
+    (launched_ms,) = asyncio.run(scenario())
+    assert 1.3 + LEAST_PATIENCE_NS / NS_PER_MS <= launched_ms <= 1.3 + MOST_PATIENCE_NS / NS_PER_MS
 
-    assert 50.3 < last < 50.3 + 2 * CLOSE_NS / NS_PER_MS
 
+def test_the_quicker_requests_follow_each_other_the_shorter_the_next_is_waited_for():
+    async def scenario(gap_ms):
+        moments = Moments()
+        for burst in range(10):
+            await moments.arrivals(*(10 * burst + 1 + i * gap_ms for i in range(4)))
+        moments.clock.move_to(1000 * NS_PER_MS)
+        return moments.launched_ms[-1] - (91 + 3 * gap_ms)
 
-def test_a_pause_does_not_end_the_patience_that_requests_before_it_have_earned():
-    burst = [i * 0.1 for i in range(1, 4 * GAPS)]
-
-    launched = launches_ms([*burst, 50, 50.1, 50.2, 50.3], until_ms=60)
-
-    assert sum(at_ms >= 50 for at_ms in launched) == 1
+    assert asyncio.run(scenario(0.2)) == pytest.approx(PATIENCE * 0.2, abs=0.01)
+    assert asyncio.run(scenario(0.1)) == pytest.approx(PATIENCE * 0.1, abs=0.01)
 
 
 def test_requests_that_keep_coming_are_launched_when_the_time_is_over():
-    launched = launches_ms([i * 0.1 for i in range(1, 200)], until_ms=30)
+    async def scenario():
+        moments = Moments()
+        await moments.arrivals(*(1 + i * 0.1 for i in range(100)))
+        return moments.launched_ms
 
-    gaps = [after - before for before, after in itertools.pairwise(launched[-6:-1])]
-    assert gaps == pytest.approx([MOST_NS / NS_PER_MS + 0.1] * 4, abs=0.11)
+    gaps = [after - before for before, after in itertools.pairwise(asyncio.run(scenario()))]
+    assert gaps
+    assert gaps == pytest.approx([MOST_NS / NS_PER_MS + 0.1] * len(gaps), abs=0.11)
 
 
-def test_requests_that_come_far_apart_stop_being_held_back():
-    burst = [i * 0.1 for i in range(1, 4 * GAPS)]
-    apart = [50 + i for i in range(GAPS)]
+def test_a_caller_that_is_alone_is_held_back_only_now_and_then():
+    async def scenario():
+        moments = Moments()
+        return [await moments.lone_request() > 0 for _ in range(10 * PROBE_EVERY)]
 
-    assert launches_ms([*burst, *apart], until_ms=60)[-2:] == apart[-2:]
+    held = asyncio.run(scenario())
+    assert held[0]
+    assert sum(held[PROBE_EVERY:]) == 9
+
+
+def test_patience_comes_back_when_trying_it_has_brought_requests():
+    async def scenario():
+        moments = Moments()
+        for _ in range(PROBE_EVERY):
+            await moments.lone_request()
+        began_ms = moments.clock.ns / NS_PER_MS
+        for burst in range(10 * PROBE_EVERY):
+            await moments.arrivals(began_ms + 10 * burst, began_ms + 10 * burst + 0.1)
+        del moments.launched_ms[:]
+        await moments.lone_request()
+        await moments.arrivals(*(moments.clock.ns / NS_PER_MS + at for at in (10, 10.1, 30)))
+        return moments.launched_ms
+
+    assert len(asyncio.run(scenario())) == 2
 
 
 class Turns:
@@ -133,7 +169,7 @@ def test_requests_of_turns_next_to_each_other_are_launched_once():
     assert len(asyncio.run(scenario())) == 1
 
 
-def test_a_request_that_nobody_follows_stops_being_held_back():
+def test_turns_are_waited_out_no_more_when_nobody_follows():
     async def scenario():
         turns = Turns()
         return [await turns.lone_request() for _ in range(TRUST + 2)]
@@ -143,7 +179,7 @@ def test_a_request_that_nobody_follows_stops_being_held_back():
     assert waits[-1] == 1
 
 
-def test_patience_is_tried_again_now_and_then_and_kept_where_it_pays():
+def test_turns_are_tried_again_now_and_then_and_kept_where_that_pays():
     async def scenario():
         turns = Turns()
         for _ in range(TRUST):
