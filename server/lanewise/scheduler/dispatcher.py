@@ -55,7 +55,7 @@ class Dispatcher:
 
     Used on one event loop. `warm_up` first, then `submit` or `begin` as often as wanted, at the
     end `drain` and `close`. Owns the runners of `loaded` and closes them. Requests that come
-    close together are launched together, see `gathering`.
+    close together are launched together, see `Gathering`.
 
     Args:
         policy: a name in POLICIES, or what makes one from the cost table that is kept.

@@ -17,7 +17,7 @@ from lanewise.errors import Draining, ExecutionFailed, RunnerLost, ServingError
 from lanewise.models import ModelSpec
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject
-from lanewise.scheduler.gathering import gathering_for
+from lanewise.scheduler.gathering import Gathering
 from lanewise.scheduler.launching import Inputs, Launcher
 from lanewise.scheduler.log_lines import (
     Refusal,
@@ -65,7 +65,7 @@ class RequestFlow:
     """Takes the requests of one model to its scheduler and to the runners, and ends them.
 
     The sole caller of the scheduler, on one event loop. Requests that come close together are
-    launched together, see `gathering`.
+    launched together, see `Gathering`.
 
     Args:
         spec: of the model.
@@ -91,7 +91,7 @@ class RequestFlow:
         self._shared = [t.name for t in spec.inputs if t.name not in spec.rowwise]
         self._requests: dict[RequestId, _Request] = {}
         most_ns = min(profile.max_queue_delay_ns for profile in spec.profiles)
-        self._gathering = gathering_for(self._tick, clock, most_ns)
+        self._gathering = Gathering(self._tick, clock, most_ns)
         self._nothing_open = asyncio.Event()
         self._last_id = 0
         self._timer: Timer | None = None

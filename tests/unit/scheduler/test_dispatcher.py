@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from structlog.testing import capture_logs
 
 from helpers.gated import gated_model
 from helpers.sim import mission_model, model, profile
-from lanewise.clock import NS_PER_MS, NS_PER_S, SystemClock, Timer
+from lanewise.clock import NS_PER_MS, NS_PER_S, SystemClock
 from lanewise.errors import (
     DeadlineExpired,
     Draining,
@@ -24,12 +23,10 @@ from lanewise.errors import (
     QueueFull,
     RunnerLost,
 )
-from lanewise.fine_timers import FineTimer
 from lanewise.models import ShapeRange
 from lanewise.scheduler.cost_report import LaunchCost
 from lanewise.scheduler.costs import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.scheduler.gathering import MOST_NS
 from lanewise.scheduler.results import LaneState
 from lanewise.tensors import DYNAMIC, DType, TensorSpec
 
@@ -40,28 +37,11 @@ def rows(*values: float) -> dict[str, np.ndarray]:
     return {"X": np.array(values, np.float32)}
 
 
-class MovedClock(SystemClock):
-    """Whose time goes by when a test moves it; then timers that are due go off."""
-
-    def __init__(self) -> None:
-        self._ns = NS_PER_S
-        self._timers: list[tuple[int, FineTimer]] = []
+class StandingClock(SystemClock):
+    """Whose time does not go by."""
 
     def now_ns(self) -> int:
-        return self._ns
-
-    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
-        timer = FineTimer(callback)
-        self._timers.append((when_ns, timer))
-        return timer
-
-    def move(self, by_ns: int) -> None:
-        self._ns += by_ns
-        due = [timer for when_ns, timer in self._timers if when_ns <= self._ns]
-        self._timers = [each for each in self._timers if each[0] > self._ns]
-        for timer in due:
-            if timer.callback is not None:
-                timer.callback()
+        return NS_PER_S
 
 
 @asynccontextmanager
@@ -122,14 +102,11 @@ def test_rows_come_back_to_their_owners_without_the_padding():
 def test_a_launch_that_ends_does_not_launch_requests_that_are_still_being_gathered():
     async def scenario():
         spec = model(profile(0, (1, 64, 64)))
-        clock = MovedClock()
-        async with dispatching(spec, max_queue_requests=10**6, clock=clock) as (
+        async with dispatching(spec, max_queue_requests=10**6, clock=StandingClock()) as (
             dispatcher,
             runners,
         ):
             first = asyncio.create_task(dispatcher.submit(rows(1)))
-            await asyncio.sleep(0)
-            clock.move(MOST_NS)
             await started(runners["p0"])
             runners["p0"].release()
             others = []
@@ -137,7 +114,6 @@ def test_a_launch_that_ends_does_not_launch_requests_that_are_still_being_gather
                 others.append(asyncio.create_task(dispatcher.submit(rows(2))))
                 await asyncio.sleep(0)
             assert [lane.counters.launches for lane in dispatcher.status()] == [1]
-            clock.move(MOST_NS)
             runners["p0"].release(10**6)
             await asyncio.gather(*others)
 
