@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.models import InstantClock
-from helpers.serving import SIMULATED, address_of, running_app
+from helpers.serving import SIMULATED, address_of, running_app, server_process
 from lanewise.clock import NS_PER_S, SystemClock
 from lanewise.engine.repository import find_models, load_model
 from lanewise.errors import ExecutionFailed, RunnerLost
 from lanewise.model_settings import ModelSettings
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise_client import AsyncClient, Unavailable
+from lanewise_client import AsyncClient, InferRequest, Unavailable
 
 SIMULATION = """
 inputs = [{ name = "X", datatype = "INT32", shape = [-1, -1] }]
@@ -89,6 +90,67 @@ def simulated(tmp_path, profiles: str, ms: float):
     return file
 
 
+@pytest.fixture(scope="module")
+def rows_server(each_combination_of_module, tmp_path_factory):
+    file = tmp_path_factory.mktemp("rows") / "rows.sim.toml"
+    file.write_text(SIMULATION)
+    with server_process(file) as server:
+        yield server
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(requests, st.integers(0, 5)), min_size=1, max_size=40), st.integers(0, 200)
+)
+def test_rows_come_back_over_the_wire_bit_for_bit_whatever_is_cancelled(
+    rows_server, traffic, wait_turns
+):
+    async def infer(client: AsyncClient, x: np.ndarray) -> np.ndarray:
+        return (await client.infer("rows", {"X": x}))["Y"]
+
+    async def stream(client: AsyncClient, xs: list[np.ndarray]) -> list[np.ndarray]:
+        sent = (InferRequest({"X": x}) for x in xs)
+        return [result["Y"] async for result in client.stream("rows", sent, timeout_s=30)]
+
+    async def scenario():
+        sent = [
+            np.full((rows, item), 1000 * number, np.int32)
+            + np.arange(rows, dtype=np.int32)[:, None]
+            for number, ((rows, item, _), _) in enumerate(traffic)
+        ]
+        async with AsyncExitStack() as stack:
+            # With a connection each, so that front ends share them.
+            own = [("grpc.use_local_subchannel_pool", 1)]
+            clients = [
+                await stack.enter_async_context(
+                    AsyncClient(rows_server.address, timeout_s=30, options=own)
+                )
+                for _ in range(6)
+            ]
+            tasks = [
+                asyncio.create_task(infer(clients[client], x))
+                for x, (_, client) in zip(sent, traffic, strict=True)
+            ]
+            streamed = asyncio.create_task(stream(clients[0], sent))
+            for _ in range(wait_turns):
+                await asyncio.sleep(0)
+            for task, ((_, _, cancelled), _) in zip(tasks, traffic, strict=True):
+                if cancelled:
+                    task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            in_order = await streamed
+        for x, outcome, ((_, _, cancelled), _) in zip(sent, outcomes, traffic, strict=True):
+            if isinstance(outcome, asyncio.CancelledError):
+                assert cancelled
+            else:
+                np.testing.assert_array_equal(outcome, x)
+        for x, y in zip(sent, in_order, strict=True):
+            np.testing.assert_array_equal(y, x)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("each_transport")
 def test_sixteen_requests_that_one_profile_alone_admits_all_succeed(tmp_path):
     profiles = """
         [[profiles]]
@@ -113,6 +175,7 @@ def test_sixteen_requests_that_one_profile_alone_admits_all_succeed(tmp_path):
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_eight_shapes_interleaved_on_a_busy_server_still_batch(tmp_path):
     profiles = """
         [[profiles]]
@@ -139,6 +202,7 @@ def test_eight_shapes_interleaved_on_a_busy_server_still_batch(tmp_path):
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_a_server_that_loses_a_lane_says_so_and_serves_what_it_can():
     async def scenario():
         async with (
@@ -166,6 +230,7 @@ def test_a_server_that_loses_a_lane_says_so_and_serves_what_it_can():
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_a_server_that_has_lost_every_lane_of_a_model_stops_for_its_supervisor():
     async def scenario():
         async with (

@@ -41,23 +41,9 @@ def models(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("0", "aio"), ("2", "aio"), ("0", "edge"), ("2", "edge")],
-    ids="-".join,
-)
-def server(request, models):
-    """A server with each number of front ends on each transport."""
-    front_ends, transport = request.param
-    if transport == "edge":
-        pytest.importorskip("pyvoy", reason="lanewise[edge] is not installed")
-    options = "--backend", "onnxruntime", "--frontends", front_ends, "--transport", transport
-    with server_process(models, *options, until="listening") as process:
-        for _ in range(int(front_ends)):
-            process.read_until("front end listening")
-        with Client(process.address, timeout_s=30.0) as client:
-            while not client.is_ready():
-                continue
+@pytest.fixture(scope="module")
+def server(each_combination_of_module, models):
+    with server_process(models, "--backend", "onnxruntime") as process:
         yield process
 
 

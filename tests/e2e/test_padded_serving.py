@@ -14,6 +14,7 @@ from lanewise_client import AsyncClient, InvalidRequest
 LENGTHS = [3, 5, 9, 16, 17, 33, 50, 64, 1, 2] * 3
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_clients_of_different_lengths_get_what_they_would_get_alone(tmp_path):
     requests = [make_request(1 + i % 3, length, seed=i) for i, length in enumerate(LENGTHS)]
 
@@ -32,6 +33,7 @@ def test_clients_of_different_lengths_get_what_they_would_get_alone(tmp_path):
             np.testing.assert_array_equal(result[name], expected)
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_a_text_longer_than_any_profile_is_the_clients_mistake(tmp_path):
     async def scenario():
         async with (

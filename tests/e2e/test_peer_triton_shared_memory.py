@@ -11,7 +11,7 @@ import pytest
 
 from helpers.models import save_onnx_echo, tensor
 from helpers.peers import import_peer
-from helpers.segments import FOLDER, times_held
+from helpers.segments import FOLDER, times_held_by_all
 from helpers.serving import server_process
 from lanewise.tensors import DYNAMIC, DType
 
@@ -24,7 +24,7 @@ X_BYTES = 2 * 3 * 4
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(each_transport_of_module, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     save_onnx_echo(folder / "echo" / "1" / "model.onnx", INPUTS)
     save_onnx_echo(folder / "alone" / "1" / "model.onnx", INPUTS[:1])
@@ -229,8 +229,8 @@ def test_a_segment_that_goes_away_fails_its_requests_and_nothing_else(client, se
 def test_the_server_holds_nothing_of_a_region_that_is_unregistered(client, server):
     with region(client, "r", 32) as handle:
         path = FOLDER / handle._shm_key
-        assert times_held(path, server.process.pid) == 1
-    assert times_held(path, server.process.pid) == 0
+        assert times_held_by_all(path, server.process.pid) == 1
+    assert times_held_by_all(path, server.process.pid) == 0
 
 
 def test_cuda_memory_is_refused_without_a_device(client):

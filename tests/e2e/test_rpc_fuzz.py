@@ -6,8 +6,8 @@ import random
 import grpc
 import grpc.aio
 import pytest
-from structlog.testing import capture_logs
 
+from helpers.log_lines import captured_logs
 from helpers.rpc import EchoLanes, in_event_loop, infer_request, registry_of, serving
 from helpers.serving import SIMULATED, address_of, running_app
 from lanewise.rpc.health import HEALTH_SERVICE
@@ -81,7 +81,7 @@ async def test_no_bytes_upset_the_server(method):
     source = random.Random(method.full_name)
 
     async with serving(registry_of(EchoLanes())) as server:
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             ends = {
                 await status_of(server.channel, method, fuzzed_bytes(source)) for _ in range(100)
             }
@@ -127,7 +127,7 @@ def test_no_request_upsets_real_lanes():
             explain = LANE_SERVICE.methods_by_name["ExplainRoute"]
             infer = INFERENCE_SERVICE.methods_by_name["ModelInfer"]
             ends = set()
-            with capture_logs() as logs:
+            with captured_logs() as logs:
                 for _ in range(300):
                     ends.add(await status_of(channel, explain, fuzzed_explain(source)))
                     ends.add(await status_of(channel, infer, fuzzed_infer(source)))

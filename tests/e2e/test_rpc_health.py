@@ -118,6 +118,7 @@ async def test_a_watcher_is_still_told_after_another_one_left():
         assert await next_status(staying) == NOT_SERVING
 
 
+@pytest.mark.in_process
 @in_event_loop
 async def test_closing_ends_every_watch():
     async with serving(registry_of(EchoLanes())) as server:

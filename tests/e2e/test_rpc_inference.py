@@ -7,12 +7,11 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from structlog.testing import capture_logs
 
+from helpers.log_lines import captured_logs
 from helpers.rpc import (
     MAX_MESSAGE_BYTES,
     EchoLanes,
-    FixedClock,
     RecordedRequests,
     in_event_loop,
     infer_request,
@@ -21,6 +20,7 @@ from helpers.rpc import (
     spec_of,
 )
 from lanewise import __version__, errors
+from lanewise.clock import SystemClock
 from lanewise.rpc.aio_server import aio_server
 from lanewise.scheduler.registry import ModelState, ServedModel
 from lanewise.tensors import DYNAMIC, DType
@@ -304,7 +304,7 @@ async def test_a_bug_is_told_by_an_id_and_nothing_else_and_the_server_goes_on():
     lanes = EchoLanes(before_answer=failing(KeyError("secret")))
 
     async with serving(registry_of(lanes)) as server:
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             code, reason, text = await refusal_of(server.inference.ModelInfer(infer_request()))
         lanes.before_answer = None
         await server.inference.ModelInfer(infer_request())
@@ -377,7 +377,7 @@ async def test_a_message_above_the_limit_is_refused_with_the_setting_to_raise():
     assert refusal == (
         "RESOURCE_EXHAUSTED",
         "MessageTooLarge",
-        "message of 65537 bytes, but the limit is 65536; send fewer rows in a request "
+        "message of 1048577 bytes, but the limit is 1048576; send fewer rows in a request "
         "or raise the server's --max-message-mb",
     )
 
@@ -418,16 +418,17 @@ async def test_the_deadline_is_the_earlier_of_the_calls_and_the_requests(
     call_timeout_s, timeout_us, least_s, most_s
 ):
     lanes = EchoLanes()
-    clock = FixedClock()
     request = infer_request()
     if timeout_us is not None:
         request.parameters["timeout"].int64_param = timeout_us
 
-    async with serving(registry_of(lanes), clock) as server:
+    async with serving(registry_of(lanes)) as server:
+        before_ns = SystemClock().now_ns()
         await server.inference.ModelInfer(request, timeout=call_timeout_s)
 
-    budget_ns = lanes.submissions[0].deadline_ns - clock.ns
-    assert least_s * NS_PER_S <= budget_ns <= most_s * NS_PER_S
+    deadline_ns = lanes.submissions[0].deadline_ns
+    assert before_ns + least_s * NS_PER_S <= deadline_ns
+    assert deadline_ns <= SystemClock().now_ns() + most_s * NS_PER_S
 
 
 @in_event_loop
@@ -457,13 +458,13 @@ async def test_a_client_that_leaves_cancels_its_request():
     lanes = EchoLanes(before_answer=never)
     observer = RecordedRequests()
 
-    async with serving(registry_of(lanes), FixedClock(), observer) as server:
+    async with serving(registry_of(lanes), observer) as server:
         call = server.inference.ModelInfer(infer_request())
         submission = await lanes.arrivals.get()
         call.cancel()
 
         assert await lanes.cancellations.get() is submission
-        assert await observer.finished.get() == ("echo", "1", "", "Cancelled", 0)
+        assert await observer.finished.get() == ("echo", "1", "", "Cancelled")
 
 
 @in_event_loop
@@ -489,22 +490,24 @@ async def test_every_request_is_observed_once_whatever_its_end():
         pb.ModelInferRequest(model_name="echo"),
     ]
 
-    async with serving(registry_of(lanes), FixedClock(), observer) as server:
+    async with serving(registry_of(lanes), observer) as server:
         for request in requests:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await server.inference.ModelInfer(request)
         lanes.before_answer = failing(KeyError("bug"))
         with contextlib.suppress(grpc.aio.AioRpcError):
             await server.inference.ModelInfer(infer_request())
+        ends = [await observer.finished.get() for _ in range(6)]
 
-    assert [observer.finished.get_nowait() for _ in range(observer.finished.qsize())] == [
-        ("echo", "1", "wide,narrow", "", 0),
-        ("", "", "", "ModelNotFound", 0),
-        ("", "", "", "ModelNotFound", 0),
-        ("echo", "1", "", "InvalidRequest", 0),
-        ("echo", "1", "", "UnknownTensor", 0),
-        ("echo", "1", "", "InternalError", 0),
+    assert ends == [
+        ("echo", "1", "wide,narrow", ""),
+        ("", "", "", "ModelNotFound"),
+        ("", "", "", "ModelNotFound"),
+        ("echo", "1", "", "InvalidRequest"),
+        ("echo", "1", "", "UnknownTensor"),
+        ("echo", "1", "", "InternalError"),
     ]
+    assert observer.finished.empty()
 
 
 @in_event_loop

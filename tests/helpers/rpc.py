@@ -7,14 +7,16 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
 
 from helpers.linked import linked
+from helpers.processes import FrontEndProcesses, LentFrontEnds
 from helpers.transports import tested_transport
-from lanewise.clock import NS_PER_MS, Clock, SystemClock, Timer
+from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.config import SharedMemory
 from lanewise.errors import UnknownTensor
 from lanewise.front_end import CountInEngine
@@ -22,7 +24,7 @@ from lanewise.memory.regions import Regions
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.regions import NOWHERE, RegionCalls, RegionSlice, RegionTensor
 from lanewise.rpc.health import HealthService
-from lanewise.rpc.observer import RequestObserver
+from lanewise.rpc.observer import IgnoreRequests, RequestObserver
 from lanewise.rpc.services import build_services
 from lanewise.runner_status import GraphCounts, RunnerMemory
 from lanewise.scheduler.cost_report import CostReport, LaunchCost, PairCost
@@ -43,7 +45,7 @@ from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub
 
-MAX_MESSAGE_BYTES = 64 * 1024
+MAX_MESSAGE_BYTES = 1 << 20
 
 NARROW = Profile(
     0,
@@ -213,43 +215,35 @@ class EchoLanes:
 
 
 @dataclass
-class FixedClock:
-    """A clock that shows the same time for ever."""
-
-    ns: int = 1_000_000_000_000
-
-    def now_ns(self) -> int:
-        return self.ns
-
-    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
-        raise NotImplementedError
-
-    def block_for(self, duration_ns: int) -> None:
-        raise NotImplementedError
-
-
-@dataclass
 class RecordedRequests:
-    """An observer that remembers; `finished` yields each request when it ends."""
+    """An observer that remembers; `finished` yields each request when it ends, but for the time
+    it took."""
 
-    finished: asyncio.Queue[tuple[str, str, str, str, int]] = field(default_factory=asyncio.Queue)
+    finished: asyncio.Queue[tuple[str, str, str, str]] = field(default_factory=asyncio.Queue)
 
     def request_finished(
         self, model: str, version: str, profile: str, error: str, latency_ns: int
     ) -> None:
-        self.finished.put_nowait((model, version, profile, error, latency_ns))
+        assert latency_ns >= 0
+        self.finished.put_nowait((model, version, profile, error))
 
 
 @dataclass
 class Serving:
-    """A running server and a channel to it."""
+    """A running server and a channel to it.
+
+    Attributes:
+        health: that of the process which the channel leads to; None if that is another one.
+    """
 
     address: str
     channel: grpc.aio.Channel
-    health: HealthService
+    health: HealthService | None
     publish: Callable[[], Awaitable[None]]
-    inference: GRPCInferenceServiceStub
-    lanes: LaneServiceStub
+
+    def __post_init__(self) -> None:
+        self.inference = GRPCInferenceServiceStub(self.channel)
+        self.lanes = LaneServiceStub(self.channel)
 
 
 def registry_of(*lanes: EchoLanes) -> ModelRegistry:
@@ -263,7 +257,6 @@ def registry_of(*lanes: EchoLanes) -> ModelRegistry:
 @asynccontextmanager
 async def serving(
     registry: ModelRegistry,
-    clock: Clock | None = None,
     observer: RequestObserver | None = None,
     *,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
@@ -273,59 +266,101 @@ async def serving(
     """A server on a free port of this machine, stopped at the end.
 
     Clients may not see what a test has changed in its registry before `publish`.
+
+    Args:
+        registry: what is served.
+        observer: is told of every request.
+        max_message_bytes: a whole number of 2^20 bytes.
+        regions: of shared memory; None for some of its own.
+        shared_memory: which calls may use it.
     """
+    transport = tested_transport.get()
     limits = {"max_message_bytes": max_message_bytes, "shared_memory": shared_memory}
-    if not tested_transport.get().is_linked:
-        async with _serving(registry, clock, observer, regions or Regions(), **limits) as server:
+    if transport.front_ends is not None:
+        front_ends = transport.front_ends.get(max_message_bytes >> 20, shared_memory)
+        async with _serving_by(front_ends, registry, observer, regions) as server:
+            yield server
+    elif transport.is_linked:
+        async with _serving_linked(registry, observer, regions, **limits) as server:
+            yield server
+    else:
+        async with _serving(registry, observer, regions or Regions(), **limits) as server:
 
             async def publish() -> None:
                 await server.health.publish(registry)
 
             server.publish = publish
             yield server
-        return
+
+
+@asynccontextmanager
+async def _serving_by(
+    front_ends: FrontEndProcesses,
+    registry: ModelRegistry,
+    observer: RequestObserver | None,
+    regions: RegionCalls | None,
+) -> AsyncIterator[Serving]:
+    hub = LentFrontEnds(
+        registry, observer or IgnoreRequests(), regions or Regions(), front_ends.listener
+    )
+    await hub.start()
+    address = f"127.0.0.1:{front_ends.port}"
+
+    async def publish() -> None:
+        await front_ends.until_told(hub)
+
+    try:
+        await publish()
+        async with new_channel(address) as channel:
+            yield Serving(address, channel, None, publish)
+    finally:
+        await hub.close()
+
+
+@asynccontextmanager
+async def _serving_linked(
+    registry: ModelRegistry,
+    observer: RequestObserver | None,
+    regions: RegionCalls | None,
+    **limits: Any,
+) -> AsyncIterator[Serving]:
     async with linked(registry, observer, regions) as (front_end, engine):
         told, link = front_end.registry, front_end.link
-        async with _serving(told, clock, CountInEngine(link), link, **limits) as server:
+        async with _serving(told, CountInEngine(link), link, **limits) as server:
 
-            async def publish_through_link() -> None:
+            async def publish() -> None:
                 await engine.front_ends.publish()
                 await link.changed.wait()
                 link.changed.clear()
                 await server.health.publish(told)
 
-            server.publish = publish_through_link
+            server.publish = publish
             yield server
 
 
 @asynccontextmanager
 async def _serving(
     registry: ModelRegistry,
-    clock: Clock | None,
     observer: RequestObserver | None,
     regions: RegionCalls,
-    *,
-    max_message_bytes: int,
-    shared_memory: SharedMemory,
+    **limits: Any,
 ) -> AsyncIterator[Serving]:
-    services = build_services(
-        registry,
-        clock or SystemClock(),
-        max_message_bytes=max_message_bytes,
-        regions=regions,
-        shared_memory=shared_memory,
-        observer=observer,
-    )
+    services = build_services(registry, SystemClock(), regions=regions, observer=observer, **limits)
     server, health = tested_transport.get().make(services), services.health
     address = f"127.0.0.1:{server.listen('127.0.0.1', 0)}"
     await health.publish(registry)
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            inference, lanes = GRPCInferenceServiceStub(channel), LaneServiceStub(channel)
-            yield Serving(address, channel, health, _nothing, inference, lanes)
+        async with new_channel(address) as channel:
+            yield Serving(address, channel, health, _nothing)
     finally:
         await server.stop(0.0)
+
+
+def new_channel(address: str) -> grpc.aio.Channel:
+    """Get a channel with a connection of its own: others of the process would be shared."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    return grpc.aio.insecure_channel(address, options=options)
 
 
 async def _nothing() -> None:

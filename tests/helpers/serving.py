@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from helpers.processes import FrontEndProcesses, LentFrontEnds
 from helpers.transports import tested_transport
 from lanewise.app import App
 from lanewise.clock import NS_PER_MS
@@ -39,12 +40,16 @@ async def running_app(path: Path, **settings: object) -> AsyncIterator[App]:
     quick = {"drain_grace_s": 5.0} | settings
     given = ServerSettings(path, host="127.0.0.1", grpc_port=0, metrics_port=0, **quick)
     transport = tested_transport.get()
-    if transport.is_linked:
+    if transport.front_ends is not None:
+        front_ends = transport.front_ends.get(given.max_message_mb, given.shared_memory)
+        async with _running_behind(front_ends, given) as app:
+            yield app
+    elif transport.is_linked:
         async with _running_linked(given) as app:
             yield app
-        return
-    async with _running(App(given, front=rpc_front(given, transport.make))) as app:
-        yield app
+    else:
+        async with _running(App(given, front=rpc_front(given, transport.make))) as app:
+            yield app
 
 
 @asynccontextmanager
@@ -58,6 +63,23 @@ async def _running(app: App) -> AsyncIterator[App]:
         finally:
             app.stop()
             loaded.cancel()
+
+
+@asynccontextmanager
+async def _running_behind(
+    front_ends: FrontEndProcesses, given: ServerSettings
+) -> AsyncIterator[App]:
+    """Run an engine in this event loop, behind front ends in processes of their own."""
+    hub = None
+
+    def front(registry, _, metrics, regions) -> FrontEnds:
+        nonlocal hub
+        hub = LentFrontEnds(registry, metrics, regions, front_ends.listener)
+        return hub
+
+    async with _running(App(replace(given, grpc_port=front_ends.port), front=front)) as app:
+        await front_ends.until_told(hub)
+        yield app
 
 
 @asynccontextmanager

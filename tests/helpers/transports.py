@@ -1,6 +1,7 @@
 """The transports that tests run on: what carries the calls of a server in a test.
 
-Tests ask for the fixture `each_transport` to run once on each; all else runs on grpc.aio.
+Tests ask for the fixture `each_transport` to run once on each; all else runs on grpc.aio. With
+`--transport` and `--frontends` they run on that one, its front ends in processes of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from helpers.edge_relay import read_object, write_object
+from helpers.processes import ProcessPool, process_pool
 from lanewise.config import reserve_port
 from lanewise.rpc.aio_server import AioServer
 from lanewise.rpc.edge_server import EdgeServer
@@ -39,6 +41,7 @@ class TestedTransport:
         make: for a server in the test's own process.
         arguments: of `lanewise serve`, for one in a process of its own.
         is_linked: whether the models are at the other end of a link.
+        front_ends: processes that carry the calls of servers in the test's own; None for none.
     """
 
     __test__ = False
@@ -46,6 +49,7 @@ class TestedTransport:
     make: TransportFactory
     arguments: tuple[str, ...] = ()
     is_linked: bool = False
+    front_ends: ProcessPool | None = None
 
 
 AIO = TestedTransport(AioServer)
@@ -60,6 +64,14 @@ def require_edge() -> None:
         if os.environ.get(REQUIRED) == "1":
             pytest.fail(f"{message} ({REQUIRED}=1)", pytrace=False)
         pytest.skip(message)
+
+
+@contextmanager
+def front_end_processes(transport: str, count: int, folder: Path) -> Iterator[TestedTransport]:
+    """Have the product's own front-end processes in front of whatever server is started."""
+    arguments = ("--frontends", str(count), "--transport", transport)
+    with process_pool(transport, count, folder) as front_ends:
+        yield TestedTransport(AioServer, arguments, is_linked=True, front_ends=front_ends)
 
 
 @contextmanager

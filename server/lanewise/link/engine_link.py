@@ -98,7 +98,7 @@ class EngineLink:
         return found
 
     def tell_of_listening(self) -> None:
-        """Tell the engine, and every later one, that clients can reach this front end."""
+        """Tell the engine, and every later one that has told of its models: clients come in."""
         self._is_listening = True
         if self._session is not None:
             self._session.connection.send(Listening())
@@ -140,8 +140,6 @@ class EngineLink:
         session = _Session(arena, memory, self._learn, self.stop, self._lost.set)
         await loop.create_connection(lambda: session.connection, sock=connected)
         self._session = session
-        if self._is_listening:
-            session.connection.send(Listening())
 
     def _learn(self, session: _Session, news: Models) -> None:
         self._registry.replace(
@@ -150,6 +148,8 @@ class EngineLink:
         if news.is_draining:
             self._registry.drain()
         self.changed.set()
+        if self._is_listening:  # not sooner: clients would find no model ready
+            session.connection.send(Listening())
 
 
 class _Session:

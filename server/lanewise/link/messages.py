@@ -72,7 +72,7 @@ class Count(NamedTuple):
 
 
 class Listening(NamedTuple):
-    """Front end to engine: clients can reach it from now on."""
+    """Front end to engine: clients can reach it, and see the models it was last told of."""
 
 
 class Result(NamedTuple):
