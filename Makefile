@@ -10,10 +10,10 @@ INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
 announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-gpu bench-gpu bench-sched bench-lanes bench-peers bench-hot-path check protos build clean
+.PHONY: help demo serve test test-transports test-gpu bench-gpu bench-sched bench-lanes bench-peers bench-hot-path check protos build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## serve the example, send it three kinds of traffic, print what came of it
 	$(BIN)/python examples/digits/demo.py
@@ -23,6 +23,14 @@ serve: $(VENV)/.runtime ## serve the example until it is interrupted
 
 test: $(VENV)/.test ## run every test that needs no GPU
 	$(BIN)/python -m pytest --ignore=tests/gpu $(PYTEST_ARGS)
+
+test-transports: $(VENV)/.test ## run what clients see on each transport with 0, 1 and 4 front ends
+	$(INSTALL) --constraint constraints.txt --editable '.[test,edge]'
+	@set -e; for transport in aio edge; do for frontends in 0 1 4; do \
+		echo "==> --transport $$transport --frontends $$frontends"; \
+		LANEWISE_REQUIRE_EDGE=1 $(BIN)/python -m pytest tests/e2e \
+			--transport $$transport --frontends $$frontends $(PYTEST_ARGS); \
+	done; done
 
 test-gpu: ## run the tests that need a GPU; with the Python that has TensorRT-RTX, see README
 	LANEWISE_REQUIRE_GPU=1 PYTHONPATH=server:client:$(PYTHONPATH) \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import tomllib
 import urllib.error
 import urllib.request
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from helpers.models import profile_entry, save_simulated_echo, tensor
 from helpers.serving import (
     DIGITS,
     SIMULATED,
@@ -34,6 +36,7 @@ from lanewise_client import (
 pytestmark = pytest.mark.usefixtures("each_transport")
 
 MODEL_FILE = DIGITS / "digits" / "1" / "model.onnx"
+ENCODER = SIMULATED / "encoder" / "1" / "model.sim.toml"
 
 
 def client_of(app) -> AsyncClient:
@@ -126,9 +129,17 @@ def test_rows_of_a_model_that_copies_come_back_bit_for_bit():
     asyncio.run(scenario())
 
 
-def test_an_engine_with_seven_profiles_and_no_configuration_uses_all_seven():
+def test_an_engine_with_seven_profiles_and_no_configuration_uses_all_seven(tmp_path):
+    latency = tomllib.loads(ENCODER.read_text())["latency"]
+
+    def exec_ms(profile: str, rows: int) -> float:
+        told = latency.get(profile, latency["default"])
+        return float(np.interp(rows, told["rows"], told["ms"]))
+
     async def scenario():
-        async with running_app(SIMULATED) as app, client_of(app) as client:
+        # What it takes where nothing else runs: a busy machine may have measured anything.
+        await serve_at_known_costs(SIMULATED, tmp_path, exec_ms)
+        async with running_app(SIMULATED, costs=tmp_path) as app, client_of(app) as client:
             for lane in (await client.lanes("encoder")).lanes:
                 opt = lane.profile.ranges["token_ids"].opt
                 result = await client.infer("encoder", {"token_ids": np.zeros(opt, np.int32)})
@@ -210,19 +221,22 @@ def test_a_server_under_too_much_load_refuses_and_answers_everything_else():
 
 
 def test_a_deadline_ends_a_request_that_waits_and_it_never_runs(tmp_path):
-    slow = tmp_path / "slow.sim.toml"
-    text = (SIMULATED / "encoder" / "1" / "model.sim.toml").read_text()
-    head, _, _ = text.partition("[latency]")
-    slow.write_text(head + "[latency]\ndefault = { rows = [1], ms = [400.0] }\n")
+    slow = save_simulated_echo(
+        tmp_path / "slow.sim.toml",
+        [tensor("X")],
+        profiles=profile_entry("only", X=[(1, 3), (1, 3), (4, 3)]),
+        # Not with the rows that are executed before the model is ready: 1, 2 and 4.
+        more_latency="only = { rows = [1, 2, 3, 4], ms = [0.0, 0.0, 400.0, 0.0] }",
+    )
 
     async def scenario():
         async with running_app(slow) as app, client_of(app) as client:
-            tokens = {"token_ids": np.zeros((1, 512), np.int32)}
-            running = asyncio.create_task(client.infer("slow", tokens, profile="dynamic-512"))
+            x = {"X": np.zeros((3, 3), np.float32)}
+            running = asyncio.create_task(client.infer("slow", x))
             while not any(lane.counters.launches for lane in (await client.lanes("slow")).lanes):
                 await asyncio.sleep(0)
             with pytest.raises(DeadlineExpired):
-                await client.infer("slow", tokens, profile="dynamic-512", timeout_s=0.1)
+                await client.infer("slow", x, timeout_s=0.1)
             await running
             lanes = (await client.lanes("slow")).lanes
         assert sum(lane.counters.requests for lane in lanes) == 1

@@ -116,12 +116,15 @@ def test_lanes_costs_and_routes_are_told(digits):
 
 
 def slow_model(folder):
-    """An echo that takes a second, one request at a time."""
+    """An echo that takes a second for 3 rows, one such request at a time.
+
+    Not with the rows that are executed before the model is ready: 1, 2 and 4.
+    """
     save_simulated_echo(
         folder / "slow" / "1" / "model.sim.toml",
         [tensor("x")],
-        profiles=profile_entry("only", x=[(1, 3), (1, 3), (1, 3)]),
-        latency_ms=1000.0,
+        profiles=profile_entry("only", x=[(1, 3), (1, 3), (4, 3)]),
+        more_latency="only = { rows = [1, 2, 3, 4], ms = [0.0, 0.0, 1000.0, 0.0] }",
     )
     return folder
 
@@ -134,8 +137,8 @@ def slow(tmp_path, transport):
 
 def in_flight(client, pool, count: int):
     """Begin requests, and wait until they are in the engine."""
-    before = {"x": np.ones((1, 3), np.float32)}
-    calls = [pool.submit(client.infer, "slow", before) for _ in range(count)]
+    inputs = {"x": np.ones((3, 3), np.float32)}
+    calls = [pool.submit(client.infer, "slow", inputs) for _ in range(count)]
 
     def seen() -> bool:
         shown = client.lanes("slow")
