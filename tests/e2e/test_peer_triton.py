@@ -10,8 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from helpers.front_ends import wait_for
 from helpers.peers import import_peer
 from helpers.serving import DIGITS, SIMULATED, server_process
+from lanewise_client import Client, LaneState
 
 triton = import_peer("tritonclient.grpc")
 triton_aio = import_peer("tritonclient.grpc.aio")
@@ -239,14 +241,26 @@ def test_a_more_important_priority_overtakes_what_waits(slow_address):
     assert [name for name, _ in order].index("urgent") < 5
 
 
+def wait_for_requests(address: str, count: int) -> None:
+    """Wait until so many requests run or wait: several of a client may overtake each other."""
+    with Client(address, timeout_s=30) as client:
+
+        def are_there() -> bool:
+            shown = client.lanes("slow")
+            busy = sum(lane.state is LaneState.BUSY for lane in shown.lanes)
+            return shown.waiting_requests + busy == count
+
+        wait_for(are_there)
+
+
 def test_a_timeout_ends_a_request_that_waits(slow_address):
     ends: queue.Queue[object] = queue.Queue()
     with triton.InferenceServerClient(slow_address) as client:
-        client.is_server_live()  # connected, requests arrive in the order in which they are sent
         for _ in range(3):
             client.async_infer("slow", [one_row()], lambda result, error: ends.put(error))
+        wait_for_requests(slow_address, 3)
         with pytest.raises(triton.InferenceServerException, match="deadline") as caught:
-            client.infer("slow", [one_row()], timeout=300_000)  # microseconds
+            client.infer("slow", [one_row()], timeout=250_000)  # microseconds
         others = [ends.get(timeout=30) for _ in range(3)]
 
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
@@ -258,9 +272,9 @@ def test_a_timeout_that_cannot_be_met_even_alone_is_refused_at_arrival(slow_addr
     with triton.InferenceServerClient(slow_address) as client:
         # An idle server would try, in case it takes less by now.
         client.async_infer("slow", [one_row()], lambda result, error: done.set())
+        wait_for_requests(slow_address, 1)
         with pytest.raises(triton.InferenceServerException, match="at arrival the request needs"):
-            while not done.is_set():  # until the other one has arrived
-                client.infer("slow", [one_row()], timeout=100_000)
+            client.infer("slow", [one_row()], timeout=100_000)
         assert done.wait(30)
 
 
