@@ -17,8 +17,9 @@ from helpers.rpc import ECHO, EchoLanes, registry_of
 from lanewise import errors
 from lanewise.errors import EngineLost, ExecutionFailed, Overloaded, QueueFull, ServingError
 from lanewise.link.arena import Arena
+from lanewise.link.connection import Connection, shake_hands
 from lanewise.link.engine_link import EngineError
-from lanewise.link.messages import Count
+from lanewise.link.messages import Count, Listening, Message, Models
 from lanewise.scheduler.registry import ModelState, ServedModel
 
 SMALL, LARGE = 1, 10_000
@@ -391,6 +392,32 @@ def test_the_engine_is_reachable_once_a_front_end_listens_and_until_it_is_gone()
                 await until(lambda: again.is_reachable)
             await until(lambda: not again.is_reachable)
             await engine.die()
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_hears_of_listening_front_ends_once_they_know_its_models():
+    async def scenario():
+        received: list[Message] = []
+        engine = Engine()
+        with engine.listener:
+            await engine.start(registry_of(EchoLanes()))
+            async with front_end_of(engine) as front_end:
+                front_end.link.tell_of_listening()
+                await until(lambda: engine.front_ends.is_reachable)
+                await engine.die()
+                accepted, _ = await asyncio.get_running_loop().sock_accept(engine.listener)
+                await shake_hands(accepted, Arena())
+                later = Connection(received.extend, lambda: None)
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: later, accepted)
+                request = Count("echo", "1", "wide", "", 1)
+                while not received:
+                    front_end.link.count(request)
+                    await asyncio.sleep(0.001)
+                assert set(received) == {request}
+                later.send(Models((), is_draining=False))
+                await until(lambda: Listening() in received)
+                later.close()
 
     asyncio.run(scenario())
 
