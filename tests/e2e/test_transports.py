@@ -13,6 +13,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from helpers.front_ends import wait_for
 from helpers.rpc import (
     MAX_MESSAGE_BYTES,
     EchoLanes,
@@ -41,6 +42,7 @@ def test_with_a_certificate_only_tls_is_spoken():
     with server_process(SIMULATED, "--tls-cert", str(CERTIFICATE), "--tls-key", str(KEY)) as server:
         trusting = grpc.ssl_channel_credentials(CERTIFICATE.read_bytes())
         with Client(server.address, timeout_s=30, credentials=trusting) as client:
+            wait_for(client.is_ready)
             result = client.infer("encoder", {"token_ids": tokens})
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as it:
             channel.unary_unary(INFER)(b"", timeout=30)
