@@ -147,8 +147,8 @@ class EdgeCall:
         try:
             if not self._response_started:
                 self._response_started = True
-                await self._send(_START)
-            await self._send(
+                await self._tell(_START)
+            await self._tell(
                 {"type": "http.response.body", "body": framed(data), "more_body": True}
             )
         except OSError:
@@ -161,17 +161,30 @@ class EdgeCall:
             OSError: the caller has gone.
         """
         if isinstance(response, bytes):
-            await self._send(_START)
-            await self._send({"type": "http.response.body", "body": framed(response)})
-            await self._send(_SUCCESS)
+            await self._tell(_START)
+            await self._tell({"type": "http.response.body", "body": framed(response)})
+            await self._tell(_SUCCESS)
         elif self._response_started:
             ending = status_headers(response)
-            await self._send(_NO_MORE_BODY)
-            await self._send({"type": "http.response.trailers", "headers": ending})
+            await self._tell(_NO_MORE_BODY)
+            await self._tell({"type": "http.response.trailers", "headers": ending})
         else:
             headers = response_headers() + status_headers(response)
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            await self._send(_NO_MORE_BODY)
+            await self._tell({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._tell(_NO_MORE_BODY)
+
+    async def _tell(self, event: Event) -> None:
+        """Send an event; a cut short that comes meanwhile leaves alone what pyvoy waits with.
+
+        pyvoy 1.3 ends its future whether or not that was cancelled, which the event loop
+        logs as an error.
+        """
+        sent = asyncio.ensure_future(self._send(event))
+        try:
+            await asyncio.shield(sent)
+        except asyncio.CancelledError:
+            sent.add_done_callback(_ignore)
+            raise
 
     def check(self) -> None:
         """Cut the call short if its deadline has passed or its caller has gone.
@@ -225,3 +238,9 @@ class EdgeCall:
         self.cut_short(None)
         await asyncio.Event().wait()
         raise AssertionError
+
+
+def _ignore(sent: asyncio.Future[None]) -> None:
+    """Take note of what became of it, so that asyncio does not log that nobody did."""
+    if not sent.cancelled():
+        sent.exception()
