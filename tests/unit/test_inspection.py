@@ -110,8 +110,8 @@ def test_the_costs_of_a_running_server_are_told_by_launch_and_by_pair(console):
         inspect_server(server.address, console)
 
     shown = cells(console)
-    assert ["online", "4", "about 2^12", "1.500 ms", "2.000 ms", "32"] in shown
-    assert ["online", "bulk", "1.25"] in shown
+    assert ["online", "4", "about 2^12", "1.500 ms", "2.000 ms", "0.900 ms", "32"] in shown
+    assert ["online", "bulk", "128", "1.25"] in shown
 
 
 def test_a_model_without_costs_has_no_table_of_them(console):

@@ -177,9 +177,12 @@ class EdgeCall:
         """Send an event; a cut short that comes meanwhile leaves alone what pyvoy waits with.
 
         pyvoy 1.3 ends its future whether or not that was cancelled, which the event loop
-        logs as an error.
+        logs as an error. For most events it has none, but an awaitable that is over.
         """
-        sent = asyncio.ensure_future(self._send(event))
+        sent = self._send(event)
+        if not asyncio.isfuture(sent):
+            await sent
+            return
         try:
             await asyncio.shield(sent)
         except asyncio.CancelledError:
