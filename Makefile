@@ -36,11 +36,13 @@ test-gpu: ## run the tests that need a GPU; with the Python that has TensorRT-RT
 	LANEWISE_REQUIRE_GPU=1 PYTHONPATH=server:client:$(PYTHONPATH) \
 		$(PYTHON) -m pytest tests/gpu tests/contract tests/unit/trt $(PYTEST_ARGS)
 
-bench-gpu: ## measure the lanes of ResNet-50 and BERT on this GPU, beside the naive ways
+bench-gpu: ## measure lanes on this GPU beside the naive ways, shared memory, and the wire
 	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/speed.py \
 		--output benchmarks/gpu/results/$$(date +%F)-speed.json
 	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/shared_memory.py \
 		--output benchmarks/gpu/results/$$(date +%F)-shared-memory.json
+	PYTHONPATH=server:client:$(PYTHONPATH) $(PYTHON) benchmarks/gpu/wire.py \
+		--servers aio/0 aio/8 edge/4 --output benchmarks/gpu/results/$$(date +%F)-wire.json
 
 bench-sched: $(VENV)/.runtime ## compare the scheduling policies in the simulator; BENCH_ARGS=--short for a minute
 	$(BIN)/python -m benchmarks.scheduler $(or $(BENCH_ARGS), \
