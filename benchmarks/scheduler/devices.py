@@ -141,7 +141,7 @@ def _empty_costs() -> CostTable:
     costs.change_ns = dict.fromkeys(range(len(ROWS)), CHANGE_NS)
     costs.switch_ns = SWITCH_NS
     for (profile, other), slowdown in BESIDE.items():
-        costs.record_beside(profile, other, slowdown)
+        costs.record_beside(profile, other, 1, slowdown)  # for any rows
     return costs
 
 

@@ -103,8 +103,8 @@ def parse_costs(response: lanes_pb2.ListCostsResponse) -> ModelCosts:
                 profile=pair.profile,
                 other_index=pair.other_index,
                 other=pair.other,
-                other_rows=pair.other_rows,
                 slowdown=pair.slowdown,
+                other_rows=pair.other_rows,
             )
             for pair in response.pairs
         ),

@@ -248,11 +248,11 @@ class LaunchCost:
         rows: executed, padding included.
         bucket: log2 of the elements of all inputs without rows, rounded; shapes of one bucket
             should cost the same.
-        typical_ns: half of the latest took no longer.
-        safe_ns: 95 % of the latest took no longer.
-        samples: how many of the latest are kept.
-        behind_ns: half of those that waited for the one before them in their lane took no
-            longer once that was over; 0 if too few have waited.
+        typical_ns: half of the latest that waited for no other took no longer.
+        safe_ns: 95 % of those took no longer.
+        samples: how many of those are kept.
+        behind_ns: half of the latest that waited for the one before them in their lane took
+            no longer once that was over; 0 if too few have waited.
     """
 
     profile_index: int
@@ -267,14 +267,17 @@ class LaunchCost:
 
 @dataclass(frozen=True, slots=True)
 class PairCost:
-    """How many times longer launches of `profile` take while `other` runs `other_rows`, too."""
+    """How many times longer launches of `profile` take while `other` runs `other_rows`, too.
+
+    There may be several of a pair, for different `other_rows`; 0 is a server that does not tell.
+    """
 
     profile_index: int
     profile: str
     other_index: int
     other: str
-    other_rows: int
     slowdown: float
+    other_rows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def test_costs_are_complete(call):
         name="echo",
         version="1",
         launches=(LaunchCost(0, "online", 4, 12, 1_500_000, 2_000_000, 32, 900_000),),
-        pairs=(PairCost(0, "online", 1, "bulk", 128, 1.25),),
+        pairs=(PairCost(0, "online", 1, "bulk", 1.25, 128),),
     )
 
 

@@ -40,7 +40,7 @@ def measured_model(
         for time_ms in times if isinstance(times, tuple) else (times,):
             costs.record(profile, rows, SCALAR_BUCKET, round(time_ms * NS_PER_MS))
     for pair, slowdown in (beside or {}).items():
-        costs.record_beside(*pair, slowdown)
+        costs.record_beside(*pair, 1, slowdown)
     costs.change_ns = {p: round(ms * NS_PER_MS) for p, ms in (change_ms or {}).items()}
     costs.switch_ns = round(switch_ms * NS_PER_MS)
     lanes = tuple(Lane(LaneId(i), p, depth) for i, p in enumerate(spec.profiles))

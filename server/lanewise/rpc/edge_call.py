@@ -184,10 +184,11 @@ class EdgeCall:
             await sent
             return
         try:
-            await asyncio.shield(sent)
+            await asyncio.wait([sent])
         except asyncio.CancelledError:
             sent.add_done_callback(_ignore)
             raise
+        sent.result()
 
     def check(self) -> None:
         """Cut the call short if its deadline has passed or its caller has gone.

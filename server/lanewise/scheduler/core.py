@@ -336,8 +336,10 @@ class Scheduler:
         if not elapsed_ns or not self._in_flight:
             return
         running = [lane for lane in self.lanes if lane.in_flight]
-        launches = tuple([lane.running for lane in running])
-        for lane, slowdown in zip(running, self._costs.slowdowns(launches), strict=True):
+        executed = tuple(
+            [(lane.profile.index, lane.in_flight[0][0].padded_rows) for lane in running]
+        )
+        for lane, slowdown in zip(running, self._costs.slowdowns(executed), strict=True):
             lane.alone_ns += elapsed_ns / slowdown
 
     def _expect(self, lane: Lane, launch: Launch, now_ns: int) -> None:

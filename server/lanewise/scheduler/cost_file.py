@@ -28,7 +28,7 @@ from lanewise.scheduler.cost_format import (
     RangeTable,
     RowsTable,
 )
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs import CostTable, Kind
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.lane import Lane
 from lanewise.tensors import TensorSpec
@@ -239,13 +239,9 @@ def _write_costs(costs: CostTable) -> CostsTable:
 def _read_costs(stored: CostsTable) -> CostTable:
     costs = CostTable()
     for kind in stored.launches:
-        for sample_ns in kind.samples_ns:
-            costs.record(kind.profile, kind.rows, kind.bucket, sample_ns)
-        waited_ns = max(kind.samples_ns)  # for all that they can do ahead
-        for sample_ns in kind.behind_ns:
-            costs.record(kind.profile, kind.rows, kind.bucket, sample_ns, waited_ns)
+        costs.restore(Kind(kind.profile, kind.rows, kind.bucket), kind.samples_ns, kind.behind_ns)
     for pair in stored.beside:
-        costs.record_beside(pair.profile, pair.other, pair.slowdown, pair.rows)
+        costs.record_beside(pair.profile, pair.other, pair.rows, pair.slowdown)
     costs.change_ns = dict(stored.change_ns)
     costs.switch_ns = stored.switch_ns
     costs.ahead = dict(stored.ahead)

@@ -15,11 +15,11 @@ class LaunchCost:
     Attributes:
         rows: executed, padding included.
         bucket: log2 of the elements of all inputs without rows, rounded.
-        typical_ns: half of the latest took no longer.
-        safe_ns: 95 % of the latest took no longer.
-        samples: how many of the latest are kept.
+        typical_ns: half of the latest that waited for no other took no longer.
+        safe_ns: 95 % of those took no longer.
+        samples: how many of those are kept.
         behind_ns: half of the latest that waited for the one before them in their lane took no
-            longer once that was over; 0 if none did.
+            longer once that was over; 0 if too few did.
     """
 
     profile: Profile
@@ -28,7 +28,7 @@ class LaunchCost:
     typical_ns: int
     safe_ns: int
     samples: int
-    behind_ns: int = 0
+    behind_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class _Latest:
     """The latest times of something, and their quantiles.
 
     Attributes:
+        samples: oldest first.
         median_ns: half of them are no longer.
         high_ns: HIGH_QUANTILE of them; of three or more, one outlier does not count.
     """
@@ -158,7 +159,8 @@ class CostTable:
         switch_ns: what it costs to change the profile of an execution context; lanes never do.
         ahead: the share of a launch's time that can pass while the launch before it in its lane
             still executes, such as copying its inputs; 0 if unknown. By profile index, at
-            its opt; `behind_ns` knows better once launches have been behind others.
+            its opt. What launches of a kind gain is what `behind_ns` tells, once some have been
+            behind others; whether to give a lane a second one is decided by this.
     """
 
     def __init__(self) -> None:
@@ -182,8 +184,8 @@ class CostTable:
             rows: executed, padding included.
             bucket: of the shapes without rows.
             took_ns: from launch to readable outputs, without `waited_ns`.
-            waited_ns: how long it waited in its lane for the launch before it. One that did
-                not wait for all that it could do meanwhile tells nothing.
+            waited_ns: how long it waited in its lane for the launch before it. If it waited
+                for all that it can do meanwhile, its time is kept among those behind others.
         """
         took_ns = max(1, took_ns)  # 0 ns is a clock too coarse, and is divided by
         kind = Kind(profile, rows, bucket)
@@ -195,7 +197,12 @@ class CostTable:
             # Of one that waited the whole time has to be guessed for once.
             whole_ns = round(took_ns / (1 - self.ahead.get(profile, 0.0)))
             self.revision += estimate.add(min(took_ns + waited_ns, whole_ns))
-        elif not waited_ns:
+        elif waited_ns:
+            # Alone it takes no less than it took, and no more than that and the wait: so that a
+            # lane that is never idle unlearns what is wrong.
+            oldest_ns = estimate.samples_ns[0]
+            self.revision += estimate.add(min(max(oldest_ns, took_ns), took_ns + waited_ns))
+        else:
             self.revision += estimate.add(took_ns)
         if waited_ns and waited_ns >= estimate.typical_ns - self.behind_ns(*kind):
             self.revision += estimate.add(took_ns, is_behind=True)
@@ -212,7 +219,15 @@ class CostTable:
         estimate = self._estimates[kind] = Estimate()
         return estimate
 
-    def record_beside(self, profile: int, other: int, slowdown: float, rows: int = 1) -> None:
+    def restore(self, kind: Kind, samples_ns: Iterable[int], behind_ns: Iterable[int]) -> None:
+        """Take note of what was kept of a kind, see `Estimate`."""
+        for sample_ns in samples_ns:
+            self.record(*kind, sample_ns)
+        if estimate := self._estimates.get(kind):
+            for sample_ns in behind_ns:
+                self.revision += estimate.add(max(1, sample_ns), is_behind=True)
+
+    def record_beside(self, profile: int, other: int, rows: int, slowdown: float) -> None:
         """Take note of how many times longer `profile` takes while `other` runs `rows`, too."""
         known = self._beside.setdefault((profile, other), [])
         known[:] = sorted(
@@ -268,8 +283,9 @@ class CostTable:
                 + sum(self.beside(profile, *other) - 1 for j, other in enumerate(running) if j != i)
                 for i, (profile, _) in enumerate(running)
             )
-            if len(self._slowdowns) < MOST_KINDS:
-                self._slowdowns[running] = known
+            if len(self._slowdowns) >= MOST_KINDS:
+                self._slowdowns.clear()
+            self._slowdowns[running] = known
         return known
 
     def kinds(self) -> Iterable[tuple[Kind, Estimate]]:

@@ -42,11 +42,6 @@ class Lane:
         return len(self.in_flight) < self.depth and not self.is_retired
 
     @property
-    def running(self) -> tuple[int, int]:
-        """Its profile's index and the rows that it executes; something is in flight."""
-        return self.profile.index, self.in_flight[0][0].padded_rows
-
-    @property
     def state(self) -> LaneState:
         if self.is_retired:
             return LaneState.RETIRED

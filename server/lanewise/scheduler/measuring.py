@@ -6,7 +6,7 @@ import asyncio
 import functools
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lanewise.clock import NS_PER_S, Clock
@@ -49,7 +49,8 @@ async def measure_costs(
 ) -> None:
     """Record what every number of rows costs in every profile, and every two side by side.
 
-    Takes a launch of each kind, and BUDGET_NS for more of them and for the pairs. Pairs of
+    Takes a launch of each kind, and BUDGET_NS for more of them and for the pairs: each beside
+    the opt of the other first, then beside the most and the fewest rows it executes. Pairs of
     profiles that remain unmeasured are taken not to disturb each other.
 
     Args:
@@ -63,9 +64,22 @@ async def measure_costs(
     """
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
     kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
+    pairs = list(itertools.permutations(lanes, 2))
     slowdowns: dict[tuple[int, int, int], list[float]] = {}
     began_ns = clock.now_ns()
     end_ns = began_ns + BUDGET_NS
+
+    async def measure_pairs(choose: Callable[[Runner], int]) -> None:
+        for one, other in pairs:
+            if clock.now_ns() >= end_ns:
+                return
+            rows = choose(other.runner)
+            slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
+            key = (one.runner.profile.index, other.runner.profile.index, rows)
+            found = slowdowns.setdefault(key, [])
+            found.append(slowdown)
+            costs.record_beside(*key, statistics.median(found))
+
     for turn in range(ROUNDS):
         if turn and clock.now_ns() >= began_ns + ROUNDS_NS:
             break
@@ -78,19 +92,14 @@ async def measure_costs(
                 except ShapeMismatch:  # the largest shapes of several inputs need not go together
                     break
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
-        for one, other in itertools.permutations(lanes, 2):
-            pair = (one.runner.profile.index, other.runner.profile.index)
-            for rows in _disturbing_rows(other.runner):
-                if clock.now_ns() >= end_ns:
-                    return
-                slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
-                found = slowdowns.setdefault((*pair, rows), [])
-                found.append(slowdown)
-                costs.record_beside(*pair, statistics.median(found), rows)
+        await measure_pairs(_opt_rows)
     for lane in first_of.values():
         if lane.runner.depth > 1 and clock.now_ns() < end_ns:
             ahead = await _measure_ahead(spec, lane, costs, clock)
             costs.ahead[lane.runner.profile.index] = ahead
+    # The more rows a lane runs, the less is left of the device for others.
+    await measure_pairs(lambda runner: _row_counts(runner)[-1])
+    await measure_pairs(lambda runner: _row_counts(runner)[0])
 
 
 async def _time(lane: MeasuredLane, batch: Batch, clock: Clock) -> int:
@@ -108,7 +117,7 @@ def _kinds(spec: ModelSpec, runner: Runner) -> Iterator[tuple[int, Batch, Bucket
         # Where values decide on shapes, not every end can be executed; the opt can.
         if bucket not in seen and (corner.end == "opt" or not profile.values):
             seen.add(bucket)
-            for rows in runner.row_counts or _some_rows(profile):
+            for rows in _row_counts(runner):
                 yield rows, blank_batch_at(spec, profile, corner, rows), bucket
 
 
@@ -124,15 +133,13 @@ def _bucket(spec: ModelSpec, profile: Profile, corner: Corner) -> Bucket:
     )
 
 
-def _disturbing_rows(runner: Runner) -> Sequence[int]:
-    """Choose the numbers of rows of a lane beside which others are measured.
+def _row_counts(runner: Runner) -> Sequence[int]:
+    return runner.row_counts or _some_rows(runner.profile)
 
-    The fewest, the opt and the most that it executes: the more rows, the less is left of the
-    device for others.
-    """
-    opt = runner.profile.rows.opt
-    counts = runner.row_counts or _some_rows(runner.profile)
-    return sorted({counts[0], next(count for count in counts if count >= opt), counts[-1]})
+
+def _opt_rows(runner: Runner) -> int:
+    """Get the number of rows that is executed for as many as the profile is tuned for."""
+    return next(count for count in _row_counts(runner) if count >= runner.profile.rows.opt)
 
 
 async def _measure_pair(

@@ -219,7 +219,7 @@ class Device:
                 behind_ns = self._draw.choice(samples_ns)
             else:
                 behind_ns = behind_ns * took_ns // estimate.typical_ns
-        return max(took_ns - waited_ns, behind_ns)
+        return max(took_ns - waited_ns, min(took_ns, behind_ns))
 
     def _change_ns(self, work: Work, last: Work | None) -> int:
         """Tell what it costs that a context executed something else last."""

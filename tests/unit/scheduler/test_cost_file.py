@@ -47,8 +47,8 @@ def full_model():
     measured.costs.ahead = {2: 0.4}
     for took_ns in (5, 9, 7):
         measured.costs.record(2, 128, SCALAR_BUCKET, took_ns, waited_ns=100 * NS_PER_MS)
-    measured.costs.record_beside(0, 2, 1.25, 32)
-    measured.costs.record_beside(0, 2, 1.75, 128)
+    measured.costs.record_beside(0, 2, 32, 1.25)
+    measured.costs.record_beside(0, 2, 128, 1.75)
     return dataclasses.replace(measured, source="a test")
 
 

@@ -113,7 +113,7 @@ def test_a_new_kind_of_launch_or_a_pair_changes_the_revision():
     revisions.append(costs.revision)
     costs.record(0, 2, BUCKET, 100)
     revisions.append(costs.revision)
-    costs.record_beside(0, 1, 1.5)
+    costs.record_beside(0, 1, 1, 1.5)
     revisions.append(costs.revision)
 
     assert len(set(revisions)) == len(revisions)
@@ -133,8 +133,8 @@ def test_no_more_kinds_are_remembered_than_the_limit_and_the_known_go_on_learnin
 
 def test_profiles_disturb_each_other_only_as_measured_and_never_speed_each_other_up():
     costs = CostTable()
-    costs.record_beside(0, 1, 1.5)
-    costs.record_beside(1, 0, 0.9)
+    costs.record_beside(0, 1, 1, 1.5)
+    costs.record_beside(1, 0, 1, 0.9)
 
     assert costs.beside(0, 1, 4) == 1.5
     assert costs.beside(1, 0, 4) == 1.0
@@ -148,9 +148,9 @@ def test_profiles_disturb_each_other_only_as_measured_and_never_speed_each_other
 )
 def test_a_lane_disturbs_others_the_more_the_more_rows_it_runs(rows, slowdown):
     costs = CostTable()
-    costs.record_beside(0, 1, 1.5, 64)
-    costs.record_beside(0, 1, 1.3, 4)
-    costs.record_beside(0, 1, 1.1, 4)  # known better now
+    costs.record_beside(0, 1, 64, 1.5)
+    costs.record_beside(0, 1, 4, 1.3)
+    costs.record_beside(0, 1, 4, 1.1)  # known better now
 
     assert costs.beside(0, 1, rows) == pytest.approx(slowdown)
     assert costs.slowdowns(((0, 1), (1, rows))) == pytest.approx((slowdown, 1.0))
@@ -177,10 +177,24 @@ def test_launches_that_waited_for_the_one_before_them_are_counted_apart():
     costs = table({(8, BUCKET): 100})
     for _ in range(MIN_BEHIND):
         costs.record(0, 8, BUCKET, 55, waited_ns=500)
-    costs.record(0, 8, BUCKET, 80, waited_ns=20)  # did a part meanwhile: tells neither
+    costs.record(0, 8, BUCKET, 80, waited_ns=25)  # did not wait for all it can do
 
-    assert costs.typical_ns(0, 8, BUCKET) == 100
+    ((_, estimate),) = costs.kinds()
+    assert estimate.samples_ns == (100,) * (MIN_BEHIND + 2)
+    assert estimate.behind_samples_ns == (55,) * MIN_BEHIND
     assert costs.behind_ns(0, 8, BUCKET) == 55
+
+
+@pytest.mark.parametrize("wrong", [0.5, 2, 10, 100])
+def test_a_lane_that_is_kept_full_unlearns_a_time_that_is_wrong(wrong):
+    costs = table({(8, BUCKET): round(wrong * 1000)})
+    costs.ahead = {0: 0.4}
+    for _ in range(3 * KEPT_SAMPLES):
+        costs.record(0, 8, BUCKET, 600, waited_ns=600)
+
+    assert 600 <= costs.typical_ns(0, 8, BUCKET) <= 1200
+    assert costs.safe_ns(0, 8, BUCKET) <= 1200
+    assert costs.behind_ns(0, 8, BUCKET) == 600
 
 
 def test_what_a_launch_gains_behind_another_is_guessed_until_some_have_been_there():

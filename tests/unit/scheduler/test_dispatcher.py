@@ -532,5 +532,5 @@ def test_costs_that_are_given_are_reported_and_not_measured_anew():
     report, spec = asyncio.run(scenario())
 
     assert report.launches == (
-        LaunchCost(spec.profiles[0], 1, 0, 5 * NS_PER_MS, 5 * NS_PER_MS, samples=1),
+        LaunchCost(spec.profiles[0], 1, 0, 5 * NS_PER_MS, 5 * NS_PER_MS, samples=1, behind_ns=0),
     )

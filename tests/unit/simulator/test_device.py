@@ -85,8 +85,8 @@ def test_a_launch_behind_another_takes_what_was_measured_of_such():
 
 def test_a_lane_disturbs_others_the_more_the_more_rows_it_runs():
     model = measured_model(ALONE)
-    model.costs.record_beside(0, 2, 1.25, 32)
-    model.costs.record_beside(0, 2, 1.5, 128)
+    model.costs.record_beside(0, 2, 32, 1.25)
+    model.costs.record_beside(0, 2, 128, 1.5)
 
     ends = ends_ms(device(model), [(0, work(1, 2, 128)), (1, work(2, 0, 1))])
 

@@ -146,7 +146,8 @@ class Moment:
         for other in self.running:
             left_ns = other.expected_end_ns - starts_ns
             if other is not lane and left_ns > 0:
-                slowdown += self._costs.beside(index, *other.running) - 1
+                other_rows = other.in_flight[-1][0].padded_rows  # what it is busy with until then
+                slowdown += self._costs.beside(index, other.profile.index, other_rows) - 1
                 harm += 1 - 1 / self._costs.beside(other.profile.index, index, rows)
                 longest_ns = max(longest_ns, left_ns)
         return Neighbours(slowdown, min(1.0, HARM_WEIGHT * harm), longest_ns)
