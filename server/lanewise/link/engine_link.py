@@ -100,7 +100,7 @@ class EngineLink:
     def tell_of_listening(self) -> None:
         """Tell the engine, and every later one that has told of its models: clients come in."""
         self._is_listening = True
-        if self._session is not None:
+        if self._session is not None and self._session.knows_models:
             self._session.connection.send(Listening())
 
     def stop(self) -> None:
@@ -148,12 +148,17 @@ class EngineLink:
         if news.is_draining:
             self._registry.drain()
         self.changed.set()
+        session.knows_models = True
         if self._is_listening:  # not sooner: clients would find no model ready
             session.connection.send(Listening())
 
 
 class _Session:
-    """One connection to an engine, with what is open on it."""
+    """One connection to an engine, with what is open on it.
+
+    Attributes:
+        knows_models: whether the engine has told of its models.
+    """
 
     def __init__(
         self,
@@ -171,6 +176,7 @@ class _Session:
         self._calls = itertools.count()
         self._open: dict[int, asyncio.Future[Any]] = {}
         self._is_lost = False
+        self.knows_models = False
         self.connection = Connection(self._receive, self._lose)
 
     async def infer(
