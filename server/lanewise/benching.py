@@ -290,4 +290,4 @@ def _write(run: Run, file: Path, console: Console) -> None:
     except OSError as error:
         raise ConfigError(f"--report {file}: cannot be written: {error.strerror}") from error
     plots = f" and {picture}" if picture is not None else "; for plots install 'lanewise[plots]'"
-    console.print(f"report: {file}{plots}", highlight=False)
+    console.print(f"report: {file}{plots}", highlight=False, markup=False)

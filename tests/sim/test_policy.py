@@ -8,7 +8,7 @@ import pytest
 
 from helpers.sim import Simulation, by_profile, mission_model, model, profile
 from lanewise.clock import NS_PER_MS
-from lanewise.scheduler.costs import KEPT_SAMPLES
+from lanewise.scheduler.costs import KEPT_SAMPLES, bucket_of
 from lanewise.scheduler.policies.cost_aware import REPLAN_NS
 from lanewise.scheduler.request import PRIORITY_STEP_NS, RequestId
 
@@ -135,6 +135,20 @@ def test_forty_rows_are_split_into_thirty_two_and_eight_rather_than_padded_to_12
         "0.000 launch dynamic rows=32 padded=32 requests=0 idle",
         "2.100 launch dynamic rows=8 padded=8 requests=0 idle",
         "3.100 complete 0",
+    ]
+
+
+def test_rows_are_split_where_that_costs_less_however_much_the_times_of_the_wide_lane_vary():
+    sim = mission()
+    for took_ms in (5.4, 20.0, 20.0, 20.0, 5.4, 5.4, 5.4):
+        sim.costs.record(2, 128, bucket_of([()]), round(took_ms * NS_PER_MS))
+    sim.arrive(0, rows=40)
+
+    sim.run()
+
+    assert [start.partition(" requests")[0] for start in sim.starts] == [
+        "0.000 launch dynamic rows=32 padded=32",
+        "2.100 launch dynamic rows=8 padded=8",
     ]
 
 

@@ -195,8 +195,9 @@ def _is_better(option: Option, other: Option, rows: int) -> bool:
     """Whether `option` costs less than `other`, which is of a lane that is no wider.
 
     Where they cost about the same, as far as the spread of their times lets that be told, the
-    narrower lane is taken, so that the wider ones stay free; but of a request that has to be
-    cut, the larger part goes first.
+    narrower lane is taken, so that the wider ones stay free. But of a request that has to be cut
+    the larger part goes first, and one that would be cut for the narrower lane only goes
+    where it costs less.
     """
     cost_ns = option.waste_ns + option.wait_ns * option.rows / rows
     other_ns = other.waste_ns + other.wait_ns * other.rows / rows
@@ -204,7 +205,7 @@ def _is_better(option: Option, other: Option, rows: int) -> bool:
     spread_ns = option.prices.safe_ns[option.rows] - typical_ns
     close_ns = CLOSE * typical_ns + spread_ns
     if other.cuts and option.rows > other.rows:
-        return cost_ns < other_ns + close_ns
+        return cost_ns < other_ns + (close_ns if option.cuts else 0)
     return cost_ns < other_ns - close_ns
 
 
