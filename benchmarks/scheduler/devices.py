@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 
 from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.costs import KEPT_SAMPLES, CostTable, bucket_of
+from lanewise.scheduler.costs import CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
+from lanewise.scheduler.estimate import KEPT_SAMPLES
 from lanewise.scheduler.lane import Lane
 from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
 

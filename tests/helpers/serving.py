@@ -25,7 +25,8 @@ from lanewise.link.hub import FrontEnds
 from lanewise.rpc.aio_server import AioServer
 from lanewise.rpc.front import rpc_front
 from lanewise.scheduler.cost_file import load_costs, save_costs
-from lanewise.scheduler.costs import KEPT_SAMPLES, CostTable
+from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.estimate import KEPT_SAMPLES
 from lanewise.scheduler.registry import ModelState
 from lanewise_client import AsyncClient, Client
 

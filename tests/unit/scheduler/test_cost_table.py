@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lanewise.scheduler.costs import (
-    DRIFT,
-    KEPT_SAMPLES,
-    MIN_BEHIND,
-    MOST_KINDS,
-    CostTable,
-    Estimate,
-    bucket_of,
-)
+from lanewise.scheduler.costs import MOST_KINDS, CostTable, bucket_of
+from lanewise.scheduler.estimate import DRIFT, KEPT_SAMPLES, MIN_BEHIND, Estimate
 
 BUCKET = 4
 
