@@ -50,7 +50,7 @@ async def measure_costs(
     """Record what every number of rows costs in every profile, and every two side by side.
 
     Takes a launch of each kind, and BUDGET_NS for more of them and for the pairs: each beside
-    the opt of the other first, then beside the most and the fewest rows it executes. Pairs of
+    the opt of the other first, then beside the most rows it executes. Pairs of
     profiles that remain unmeasured are taken not to disturb each other.
 
     Args:
@@ -69,11 +69,13 @@ async def measure_costs(
     began_ns = clock.now_ns()
     end_ns = began_ns + BUDGET_NS
 
-    async def measure_pairs(choose: Callable[[Runner], int]) -> None:
-        for one, other in pairs:
+    async def measure_pairs(
+        some: Sequence[tuple[MeasuredLane, MeasuredLane]], choose: Callable[[MeasuredLane], int]
+    ) -> None:
+        for one, other in some:
             if clock.now_ns() >= end_ns:
                 return
-            rows = choose(other.runner)
+            rows = choose(other)
             slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
             key = (one.runner.profile.index, other.runner.profile.index, rows)
             found = slowdowns.setdefault(key, [])
@@ -92,14 +94,15 @@ async def measure_costs(
                 except ShapeMismatch:  # the largest shapes of several inputs need not go together
                     break
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
-        await measure_pairs(_opt_rows)
+        await measure_pairs(pairs, _opt_rows)
     for lane in first_of.values():
         if lane.runner.depth > 1 and clock.now_ns() < end_ns:
             ahead = await _measure_ahead(spec, lane, costs, clock)
             costs.ahead[lane.runner.profile.index] = ahead
     # The more rows a lane runs, the less is left of the device for others.
-    await measure_pairs(lambda runner: _row_counts(runner)[-1])
-    await measure_pairs(lambda runner: _row_counts(runner)[0])
+    await measure_pairs(
+        [pair for pair in pairs if _most_rows(pair[1]) > _opt_rows(pair[1])], _most_rows
+    )
 
 
 async def _time(lane: MeasuredLane, batch: Batch, clock: Clock) -> int:
@@ -137,9 +140,14 @@ def _row_counts(runner: Runner) -> Sequence[int]:
     return runner.row_counts or _some_rows(runner.profile)
 
 
-def _opt_rows(runner: Runner) -> int:
+def _opt_rows(lane: MeasuredLane) -> int:
     """Get the number of rows that is executed for as many as the profile is tuned for."""
-    return next(count for count in _row_counts(runner) if count >= runner.profile.rows.opt)
+    opt = lane.runner.profile.rows.opt
+    return next(count for count in _row_counts(lane.runner) if count >= opt)
+
+
+def _most_rows(lane: MeasuredLane) -> int:
+    return _row_counts(lane.runner)[-1]
 
 
 async def _measure_pair(

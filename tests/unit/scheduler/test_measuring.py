@@ -64,7 +64,7 @@ class Disturbing(HostRunner):
         return {"Y": inputs["X"]}
 
 
-def test_lanes_are_measured_beside_the_fewest_the_opt_and_the_most_rows_of_others():
+def test_lanes_are_measured_beside_the_opt_and_the_most_rows_of_others():
     spec, costs = model(profile(0, (1, 1, 1)), profile(1, (1, 4, 32))), CostTable()
 
     async def scenario():
@@ -80,8 +80,7 @@ def test_lanes_are_measured_beside_the_fewest_the_opt_and_the_most_rows_of_other
     asyncio.run(scenario())
 
     measured = {(one.profile, one.other, one.rows): one.slowdown for one in costs.pairs()}
-    assert measured.keys() == {(0, 1, 1), (0, 1, 4), (0, 1, 32), (1, 0, 1)}
-    assert measured[0, 1, 1] < measured[0, 1, 32]
+    assert measured.keys() == {(0, 1, 4), (0, 1, 32), (1, 0, 1)}
     assert measured[0, 1, 4] < measured[0, 1, 32]
 
 
