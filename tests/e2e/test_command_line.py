@@ -80,7 +80,8 @@ def test_infer_sends_a_request_and_saves_the_outputs(digits_server, tmp_path):
 def test_infer_makes_values_for_a_shape(digits_server):
     done = lanewise("infer", "digits", "--url", digits_server.address, "--input", "X=1,3,28,28")
     assert done.returncode == 0, done.stderr
-    assert "profile online" in done.stdout
+    # Which lane is the quickest for one row depends on what else the machine does.
+    assert re.search(r"profile (online|dynamic), 1 rows executed in 1 launch", done.stdout)
 
 
 def test_infer_tells_the_servers_reason_and_exits_with_1(digits_server):
