@@ -20,6 +20,17 @@ DRIFT = 0.1
 """A median that has moved by more than this is worth planning anew."""
 
 
+def after_wait(alone_ns: int, behind_ns: int, waited_ns: int) -> int:
+    """Get what a launch takes from when the one before it in its lane is over.
+
+    Args:
+        alone_ns: what it takes if it waits for none.
+        behind_ns: what it takes if it has waited for all that it can do meanwhile.
+        waited_ns: how long it has waited.
+    """
+    return max(alone_ns - waited_ns, min(alone_ns, behind_ns))
+
+
 class _Latest:
     """The latest times of something, and their quantiles.
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lanewise.clock import NS_PER_S, Clock
@@ -64,18 +64,19 @@ async def measure_costs(
     """
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
     kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
-    pairs = list(itertools.permutations(lanes, 2))
+    at_opt = [(one, other, _opt_rows(other)) for one, other in itertools.permutations(lanes, 2)]
+    # The more rows a lane runs, the less is left of the device for others.
+    at_most = [
+        (one, other, _most_rows(other)) for one, other, opt in at_opt if _most_rows(other) > opt
+    ]
     slowdowns: dict[tuple[int, int, int], list[float]] = {}
     began_ns = clock.now_ns()
     end_ns = began_ns + BUDGET_NS
 
-    async def measure_pairs(
-        some: Sequence[tuple[MeasuredLane, MeasuredLane]], choose: Callable[[MeasuredLane], int]
-    ) -> None:
-        for one, other in some:
+    async def measure_pairs(some: Sequence[tuple[MeasuredLane, MeasuredLane, int]]) -> None:
+        for one, other, rows in some:
             if clock.now_ns() >= end_ns:
                 return
-            rows = choose(other)
             slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
             key = (one.runner.profile.index, other.runner.profile.index, rows)
             found = slowdowns.setdefault(key, [])
@@ -94,15 +95,12 @@ async def measure_costs(
                 except ShapeMismatch:  # the largest shapes of several inputs need not go together
                     break
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
-        await measure_pairs(pairs, _opt_rows)
+        await measure_pairs(at_opt)
     for lane in first_of.values():
         if lane.runner.depth > 1 and clock.now_ns() < end_ns:
             ahead = await _measure_ahead(spec, lane, costs, clock)
             costs.ahead[lane.runner.profile.index] = ahead
-    # The more rows a lane runs, the less is left of the device for others.
-    await measure_pairs(
-        [pair for pair in pairs if _most_rows(pair[1]) > _opt_rows(pair[1])], _most_rows
-    )
+    await measure_pairs(at_most)
 
 
 async def _time(lane: MeasuredLane, batch: Batch, clock: Clock) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lanewise.scheduler.costs import Bucket, CostTable, Kind
 from lanewise.scheduler.decisions import LaneId, LaunchId
+from lanewise.scheduler.estimate import after_wait
 from lanewise.scheduler.lane import Lane
 
 
@@ -219,7 +220,7 @@ class Device:
                 behind_ns = self._draw.choice(samples_ns)
             else:
                 behind_ns = behind_ns * took_ns // estimate.typical_ns
-        return max(took_ns - waited_ns, min(took_ns, behind_ns))
+        return after_wait(took_ns, behind_ns, waited_ns)
 
     def _change_ns(self, work: Work, last: Work | None) -> int:
         """Tell what it costs that a context executed something else last."""

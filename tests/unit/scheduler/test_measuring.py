@@ -18,6 +18,23 @@ from lanewise.scheduler.measuring import MeasuredLane, measure_costs
 COPY_MS, EXECUTE_MS = 20, 40
 
 
+def measured(spec, runners):
+    """The costs of lanes with these runners, as a model measures them before it is ready."""
+    costs = CostTable()
+
+    async def scenario():
+        lanes = [
+            MeasuredLane(runner, RunnerThreads(runner.depth, runner.profile.name))
+            for runner in runners
+        ]
+        await measure_costs(spec, lanes, costs, SystemClock())
+        for lane in lanes:
+            lane.threads.stop()
+
+    asyncio.run(scenario())
+    return costs
+
+
 class TwoSteps(HostRunner):
     """Copies two batches at a time and executes them one after the other."""
 
@@ -35,15 +52,9 @@ class TwoSteps(HostRunner):
 
 
 def test_what_a_lane_does_ahead_is_what_it_gains_when_it_is_kept_full():
-    spec, costs = model(profile(0, (1, 1, 1))), CostTable()
+    spec = model(profile(0, (1, 1, 1)))
 
-    async def scenario():
-        threads = RunnerThreads(2, "test")
-        lane = MeasuredLane(TwoSteps(spec, spec.profiles[0]), threads)
-        await measure_costs(spec, [lane], costs, SystemClock())
-        threads.stop()
-
-    asyncio.run(scenario())
+    costs = measured(spec, [TwoSteps(spec, spec.profiles[0])])
 
     # The first of all is copied before anything can be executed.
     assert costs.ahead == {0: pytest.approx(COPY_MS / (COPY_MS + EXECUTE_MS), abs=0.1)}
@@ -65,23 +76,14 @@ class Disturbing(HostRunner):
 
 
 def test_lanes_are_measured_beside_the_opt_and_the_most_rows_of_others():
-    spec, costs = model(profile(0, (1, 1, 1)), profile(1, (1, 4, 32))), CostTable()
+    spec = model(profile(0, (1, 1, 1)), profile(1, (1, 4, 32)))
 
-    async def scenario():
-        running = {}
-        lanes = [
-            MeasuredLane(Disturbing(spec, one, running), RunnerThreads(1, one.name))
-            for one in spec.profiles
-        ]
-        await measure_costs(spec, lanes, costs, SystemClock())
-        for lane in lanes:
-            lane.threads.stop()
+    running = {}
+    costs = measured(spec, [Disturbing(spec, one, running) for one in spec.profiles])
 
-    asyncio.run(scenario())
-
-    measured = {(one.profile, one.other, one.rows): one.slowdown for one in costs.pairs()}
-    assert measured.keys() == {(0, 1, 4), (0, 1, 32), (1, 0, 1)}
-    assert measured[0, 1, 4] < measured[0, 1, 32]
+    slowdowns = {(one.profile, one.other, one.rows): one.slowdown for one in costs.pairs()}
+    assert slowdowns.keys() == {(0, 1, 4), (0, 1, 32), (1, 0, 1)}
+    assert slowdowns[0, 1, 4] < slowdowns[0, 1, 32]
 
 
 class ContraryAtMost(HostRunner):
@@ -97,14 +99,8 @@ LONGEST = 64
 
 
 def test_largest_shapes_that_cannot_be_executed_are_left_out():
-    spec, costs = model(profile(0, (1, 1, 2), [(1, 8, LONGEST)])), CostTable()
+    spec = model(profile(0, (1, 1, 2), [(1, 8, LONGEST)]))
 
-    async def scenario():
-        threads = RunnerThreads(1, "test")
-        lane = MeasuredLane(ContraryAtMost(spec, spec.profiles[0]), threads)
-        await measure_costs(spec, [lane], costs, SystemClock())
-        threads.stop()
-
-    asyncio.run(scenario())
+    costs = measured(spec, [ContraryAtMost(spec, spec.profiles[0])])
 
     assert {(kind.rows, kind.bucket) for kind, _ in costs.kinds()} == {(1, 3), (2, 3)}

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
 from lanewise.scheduler.costs import Bucket, CostTable
 from lanewise.scheduler.decisions import LaunchReason
+from lanewise.scheduler.estimate import after_wait
 from lanewise.scheduler.policies.mixing import Mixes
 from lanewise.scheduler.policies.moment import Moment, Targets
 from lanewise.scheduler.policies.options import Option, pays_to_wait, weigh
@@ -226,7 +227,7 @@ def _launch(
         return None  # it would only wait on the device, and could no longer grow
     alone_ns = option.prices.typical_ns[rows]
     if option.wait_ns:  # less by what it can do meanwhile
-        alone_ns = max(alone_ns - option.wait_ns, min(alone_ns, option.prices.behind_ns[rows]))
+        alone_ns = after_wait(alone_ns, option.prices.behind_ns[rows], option.wait_ns)
     predicted_ns = option.wait_ns + round(alone_ns * option.slowdown)
     return Choice(lane, parts, reason, predicted_ns, option.slowdown)
 
