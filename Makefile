@@ -59,7 +59,7 @@ bench-peers: $(VENV)/.runtime ## compare Lanewise with PyTriton, KServe and MLSe
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks.peers $(or $(BENCH_ARGS), \
 		--output benchmarks/peers/results/$$(date +%F)-peers)
 
-bench-hot-path: $(VENV)/.runtime ## say where the CPU time of a small request goes, stage by stage
+bench-hot-path: $(VENV)/.runtime ## say where the CPU time of a small request goes, stage by stage, without and with gRPC
 	$(BIN)/python -m benchmarks.hot_path $(or $(BENCH_ARGS), \
 		--floor --output benchmarks/hot_path/results/$$(date +%F)-hot-path)
 

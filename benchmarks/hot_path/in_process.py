@@ -15,7 +15,7 @@ from benchmarks.hot_path.measuring import (
     per_request_us,
     rate_of,
 )
-from benchmarks.hot_path.requests import infer_with, request_of_one_row, send
+from benchmarks.hot_path.requests import Infer, infer_with, request_of_one_row, send
 from benchmarks.hot_path.stages import COUNT, EXECUTION, LANES, RPC
 from benchmarks.hot_path.stopwatch import Overhead
 from lanewise.app import App
@@ -26,20 +26,30 @@ from lanewise.metrics import Metrics
 from lanewise.rpc.codec import decode_inputs
 from lanewise.rpc.front import rpc_front
 from lanewise.rpc.services import build_services
-from lanewise.scheduler.registry import Lanes, ServedModel
+from lanewise.scheduler.registry import Lanes
 
+MODELS = Path(__file__).parents[2] / "examples" / "digits" / "models"
 MAX_MESSAGE_BYTES = 1 << 26
 _EXECUTION_NAMES = frozenset(stage.name for stage in EXECUTION)
 
 
 @asynccontextmanager
-async def _served(models: Path) -> AsyncIterator[tuple[App, ServedModel]]:
+async def served(models: Path) -> AsyncIterator[tuple[Infer, Lanes]]:
+    """Serve the first model here; get what sends one request to it, and its lanes."""
     settings = ServerSettings(models, host="127.0.0.1", grpc_port=0, metrics_port=0)
     app = App(settings, front=rpc_front(settings))
     running = asyncio.create_task(app.run())
     await app.loaded.wait()
+    lanes = next(iter(app.registry)).require_lanes()
+    services = build_services(
+        app.registry,
+        SystemClock(),
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        observer=Metrics(app.registry),
+        regions=Regions(),
+    )
     try:
-        yield app, next(iter(app.registry))
+        yield infer_with(services, lanes.spec), lanes
     finally:
         app.stop()
         await running
@@ -47,21 +57,16 @@ async def _served(models: Path) -> AsyncIterator[tuple[App, ServedModel]]:
 
 async def measure(
     models: Path, in_flight: Sequence[int], requests: int, repeats: int, overhead: Overhead
-) -> list[Breakdown]:
-    """Measure the loop's thread and the threads that execute, at each number in flight."""
+) -> tuple[list[Breakdown], dict[str, float]]:
+    """Measure the loop's thread and the threads that execute, at each number in flight.
+
+    Returns:
+        The breakdowns, and what parsing and serializing take.
+    """
     found: dict[int, Repeats] = {
         each: Repeats((*RPC, *COUNT, *LANES, *EXECUTION), overhead) for each in in_flight
     }
-    async with _served(models) as (app, model):
-        lanes = model.require_lanes()
-        services = build_services(
-            app.registry,
-            SystemClock(),
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            observer=Metrics(app.registry),
-            regions=Regions(),
-        )
-        infer = infer_with(services, lanes.spec)
+    async with served(models) as (infer, lanes):
         for each in in_flight:
             await send(infer, each, requests // 4)
         for _ in range(repeats):
@@ -69,7 +74,8 @@ async def measure(
                 await runs.run_plain(infer, each, requests)
                 await runs.run_measured(infer, each, requests)
         messages = await measure_messages(lanes)
-    return [part for each, runs in found.items() for part in _by_thread(each, runs, messages)]
+    parts = [part for each, runs in found.items() for part in _by_thread(each, runs, messages)]
+    return parts, messages
 
 
 async def measure_messages(lanes: Lanes) -> dict[str, float]:

@@ -102,9 +102,14 @@ def rate_of(sent: Sequence[Sent]) -> float:
     return statistics.median(each.requests / each.wall_ns for each in sent) * 1e9
 
 
-def broken_down(
-    place: str, in_flight: int, rate: float, whole_us: float, stages_us: dict[str, float]
+def broken_down(  # noqa: PLR0917 - the fields of a breakdown
+    place: str,
+    in_flight: int,
+    rate: float,
+    whole_us: float,
+    stages_us: dict[str, float],
+    rest: str = REST,
 ) -> Breakdown:
-    """Complete the stages with what is left of the whole."""
-    rest = whole_us - sum(stages_us.values())
-    return Breakdown(place, in_flight, rate, whole_us, {**stages_us, REST: rest})
+    """Complete the stages with what is left of the whole, under the name `rest`."""
+    left_us = whole_us - sum(stages_us.values())
+    return Breakdown(place, in_flight, rate, whole_us, {**stages_us, rest: left_us})

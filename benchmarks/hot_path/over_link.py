@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
+from benchmarks.hot_path.child import Child
 from benchmarks.hot_path.in_process import MAX_MESSAGE_BYTES, measure_messages
 from benchmarks.hot_path.measuring import (
     NS_PER_US,
@@ -35,32 +32,6 @@ from lanewise.scheduler.registry import Lanes, ModelRegistry
 _EXECUTION_NAMES = frozenset(stage.name for stage in EXECUTION)
 
 
-class _Engine:
-    """An engine process; see `benchmarks.hot_path.engine`."""
-
-    def __init__(self, address: str, models: Path) -> None:
-        command = [sys.executable, "-m", "benchmarks.hot_path.engine", address, str(models)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def say(self, word: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(word + "\n")
-        self._process.stdin.flush()
-
-    async def report(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        self.say("report")
-        line = await asyncio.to_thread(self._process.stdout.readline)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-
-
 class _Runs:
     """Runs of one number in flight, and what the engine took for a request in them."""
 
@@ -70,7 +41,7 @@ class _Runs:
         self.others_us: list[float] = []
         self.stages_us: list[dict[str, float]] = []
 
-    async def run(self, engine: _Engine, infer: Infer, in_flight: int, requests: int) -> None:
+    async def run(self, engine: Child, infer: Infer, in_flight: int, requests: int) -> None:
         """Send the requests once plain and once with a look at the stages of both processes."""
         engine.say("plain")
         sent = await self.front.run_plain(infer, in_flight, requests)
@@ -110,7 +81,7 @@ async def measure(
 ) -> list[Breakdown]:
     """Measure both processes, at each number in flight."""
     address = f"lanewise-hot-path-{os.getpid()}"
-    engine = _Engine(address, models)
+    engine = Child("engine", address, models)
     runs = {each: _Runs(overhead) for each in in_flight}
     try:
         async with _linked("\0" + address) as (infer, lanes):

@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hot_path.frames import Frames
 from benchmarks.hot_path.measuring import Breakdown
+from benchmarks.hot_path.over_grpc import ThreadShare
 from benchmarks.hot_path.stopwatch import Overhead
 from benchmarks.hot_path.transports import Floor
 
@@ -51,8 +53,19 @@ class Facts:
         )
 
 
-def as_markdown(facts: Facts, found: Sequence[Breakdown], floor: Sequence[Floor]) -> str:
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Everything that was measured; `floor` may be empty."""
+
+    breakdowns: Sequence[Breakdown]
+    threads: Sequence[ThreadShare]
+    frames: Sequence[Frames]
+    floor: Sequence[Floor]
+
+
+def as_markdown(facts: Facts, result: Result) -> str:
     """Write tables of microseconds."""
+    found = result.breakdowns
     packages = ", ".join(f"{name} {number}" for name, number in facts.packages.items())
     parts = [
         f"# Where the CPU time of a request goes, {facts.date}",
@@ -67,8 +80,9 @@ def as_markdown(facts: Facts, found: Sequence[Breakdown], floor: Sequence[Floor]
         _table(place, [each for each in found if each.place == place])
         for place in dict.fromkeys(each.place for each in found)
     )
-    if floor:
-        parts.append(_floor_table(floor))
+    parts += [_threads_table(result.threads), _frames_table(result.frames)]
+    if result.floor:
+        parts.append(_floor_table(result.floor))
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,6 +98,42 @@ def _table(place: str, found: Sequence[Breakdown]) -> str:
     return "\n".join(lines)
 
 
+def _threads_table(threads: Sequence[ThreadShare]) -> str:
+    """Write what each thread of the server takes over gRPC: CPU (kernel), switches."""
+    in_flight = list(dict.fromkeys(each.in_flight for each in threads))
+    cells = {(each.name, each.in_flight): each for each in threads}
+    head = " | ".join(map(str, in_flight))
+    lines = [
+        "## Threads of the server over gRPC",
+        "",
+        "CPU microseconds of a request, of them in the kernel; voluntary + involuntary context "
+        "switches.",
+        "",
+        f"| in flight | {head} |",
+        "|---|" + "---:|" * len(in_flight),
+    ]
+    for name in dict.fromkeys(each.name for each in threads):
+        row = [_thread_cell(cells.get((name, each))) for each in in_flight]
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _thread_cell(share: ThreadShare | None) -> str:
+    if share is None:
+        return ""
+    cpu = f"{share.cpu_us:.0f}, {share.kernel_us:.0f}"
+    return f"{cpu}; {share.voluntary:.1f} + {share.involuntary:.1f}"
+
+
+def _frames_table(frames: Sequence[Frames]) -> str:
+    head = " | ".join(str(each.in_flight) for each in frames)
+    lines = ["## Calls of a request, in one process", "", f"| in flight | {head} |"]
+    lines.append("|---|" + "---:|" * len(frames))
+    lines.append(_row("Python frames", [each.python for each in frames], 0))
+    lines.append(_row("C calls", [each.c for each in frames], 0))
+    return "\n".join(lines)
+
+
 def _floor_table(floor: Sequence[Floor]) -> str:
     head = " | ".join(str(each.in_flight) for each in floor)
     lines = [f"## {floor[0].name}", "", f"| in flight | {head} |", "|---|" + "---:|" * len(floor)]
@@ -96,13 +146,9 @@ def _row(name: str, values: Sequence[float], digits: int) -> str:
     return f"| {name} | " + " | ".join(f"{value:.{digits}f}" for value in values) + " |"
 
 
-def as_json(facts: Facts, found: Sequence[Breakdown], floor: Sequence[Floor]) -> dict[str, Any]:
+def as_json(facts: Facts, result: Result) -> dict[str, Any]:
     """Get everything, for programs."""
-    return {
-        "facts": asdict(facts),
-        "breakdowns": [asdict(each) for each in found],
-        "floor": [asdict(each) for each in floor],
-    }
+    return {"facts": asdict(facts), **asdict(result)}
 
 
 def _commit() -> str:

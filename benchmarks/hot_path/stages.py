@@ -14,9 +14,10 @@ from lanewise.link.tensors import TensorReader, TensorWriter
 from lanewise.metrics import Metrics
 from lanewise.rpc import service
 from lanewise.rpc.observer import Observation
-from lanewise.scheduler import dispatcher
+from lanewise.scheduler import flow, gathering
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.flow import RequestFlow
 from lanewise.scheduler.gathering import Gathering
 from lanewise.scheduler.launching import Launcher
 from lanewise.scheduler.registry import ModelRegistry
@@ -37,19 +38,23 @@ COUNT = (Stage("find model, count the request", Metrics, "request_finished"),)
 LANES = (
     Stage("begin: route", Router, "route"),
     Stage("begin", Dispatcher, "begin"),
+    Stage("begin", RequestFlow, "begin"),
     Stage("begin: admit", Scheduler, "admit"),
     Stage("gather requests", Gathering, "note_arrival"),
     Stage("gather requests", Gathering, "_first_look"),
     Stage("gather requests", Gathering, "_look"),
     Stage("choose (policy and core)", Scheduler, "tick"),
-    Stage("launch: carry out", Dispatcher, "_carry_out"),
+    Stage("launch: carry out", RequestFlow, "_carry_out"),
     Stage("launch: build batch, hand over", Launcher, "launch"),
     Stage("settle (core)", Scheduler, "_settle"),
-    Stage("deliver: end of launch", Dispatcher, "_finish"),
-    Stage("deliver: cut rows", Dispatcher, "_deliver"),
-    Stage("deliver: join, tell the caller", Dispatcher, "_end"),
-    Stage("deliver: join, tell the caller", dispatcher, "join"),
+    Stage("deliver: end of launch", RequestFlow, "_finish"),
+    Stage("deliver: cut rows", RequestFlow, "_deliver"),
+    Stage("deliver: join, tell the caller", RequestFlow, "_end"),
+    Stage("deliver: join, tell the caller", flow, "join"),
 )
+
+TURNS = (Stage("yield the core (sched_yield)", gathering.os, "sched_yield"),)
+"""With a client on another core: turns of the loop that wait for requests on their way in."""
 
 EXECUTION = (
     Stage("execute: stack and pad", InputBuffers, "gather"),

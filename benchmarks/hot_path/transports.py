@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.hot_path.child import LISTENER
+
 ECHO_FLOOR = Path(__file__).parents[1] / "transport" / "echo_floor.py"
-LISTENER = "GRPC_EXPERIMENTS=-event_engine_listener"
 
 
 @dataclass(frozen=True, slots=True)
