@@ -20,8 +20,8 @@ RUN = "from importlinter.cli import lint_imports_command; lint_imports_command()
 
 WRONG_ARROWS = {
     "layers": ("lanewise/memory/__init__.py", "import lanewise.scheduler.results"),
-    "neighbours": ("lanewise/rpc/__init__.py", "import lanewise.engine.runner"),
-    "dispatcher": ("lanewise/scheduler/results.py", "import lanewise.engine.runner"),
+    "neighbours": ("lanewise/rpc/__init__.py", "import lanewise.backends.runner"),
+    "dispatcher": ("lanewise/scheduler/results.py", "import lanewise.backends.runner"),
     "pure-core": ("lanewise/scheduler/results.py", "import time"),
     "grpc-home": ("lanewise/engine/runner.py", "import grpc"),
     "protocol-home": ("lanewise/engine/runner.py", "import lanewise_client.protos"),

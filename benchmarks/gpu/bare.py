@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lanewise.engine.trt.binding import bind
-from lanewise.engine.trt.introspect import describe_engine
-from lanewise.engine.trt.loader import load_engine
-from lanewise.engine.trt.plan_cache import runtime_cache_file
-from lanewise.engine.trt.runtime_cache import RuntimeCache
+from lanewise.backends.trt.binding import bind
+from lanewise.backends.trt.build.plan_cache import runtime_cache_file
+from lanewise.backends.trt.introspect import describe_engine
+from lanewise.backends.trt.loader import load_engine
+from lanewise.backends.trt.runtime_cache import RuntimeCache
 from lanewise.memory import device
-from lanewise.tensors import element_count
+from lanewise.model.tensors import element_count
 
 Inputs = Mapping[str, NDArray[Any]]
 

@@ -12,15 +12,15 @@ import numpy as np
 from bare import BareContext, BareEngine, Inputs, SwitchingContext
 from subjects import BULK_ROWS, Subject
 
+from lanewise.backends.polling import OVERTIME_NS, Poller
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch, LoadedModel, PendingBatch, Runner
+from lanewise.backends.threads import RunnerThreads
+from lanewise.backends.trt.binding import bind
+from lanewise.backends.trt.build.builder import build_plan
 from lanewise.clock import SystemClock
-from lanewise.engine.polling import OVERTIME_NS, Poller
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch, LoadedModel, PendingBatch, Runner
-from lanewise.engine.threads import RunnerThreads
-from lanewise.engine.trt.binding import bind
-from lanewise.engine.trt.build import build_plan
-from lanewise.model_settings import read_model_settings
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.settings.model import read_model_settings
 
 ROW_RUNS = 300
 BULK_RUNS = 100

@@ -29,13 +29,13 @@ from subjects import Subject, bert, resnet
 from tables import row_table, speed_table
 
 from lanewise import __version__
+from lanewise.backends.runner import LoadedModel, Runner
+from lanewise.backends.trt.binding import bind
 from lanewise.clock import SystemClock
-from lanewise.engine.runner import LoadedModel, Runner
-from lanewise.engine.trt.binding import bind
-from lanewise.logs import configure_logging
 from lanewise.memory import device
+from lanewise.model.tensors import Shape, TensorSpec, element_count
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.tensors import Shape, TensorSpec, element_count
+from lanewise.telemetry.logs import configure_logging
 
 WARM_SOAK_SHARE = 0.1
 

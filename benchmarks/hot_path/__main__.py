@@ -13,7 +13,7 @@ import structlog
 
 from benchmarks.hot_path import frames, in_process, over_grpc, over_link, report, transports
 from benchmarks.hot_path.stopwatch import calibrate
-from lanewise import event_loop
+from lanewise.processes import event_loop
 
 
 def main() -> None:

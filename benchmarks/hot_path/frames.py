@@ -23,7 +23,7 @@ import structlog
 
 from benchmarks.hot_path.in_process import MODELS, served
 from benchmarks.hot_path.requests import send
-from lanewise import event_loop
+from lanewise.processes import event_loop
 
 WARM_UP = 512
 REQUESTS = 512

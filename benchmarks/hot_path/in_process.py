@@ -18,15 +18,15 @@ from benchmarks.hot_path.measuring import (
 from benchmarks.hot_path.requests import Infer, infer_with, request_of_one_row, send
 from benchmarks.hot_path.stages import COUNT, EXECUTION, LANES, RPC
 from benchmarks.hot_path.stopwatch import Overhead
-from lanewise.app import App
 from lanewise.clock import SystemClock
-from lanewise.config import ServerSettings
 from lanewise.memory.regions import Regions
-from lanewise.metrics import Metrics
-from lanewise.rpc.codec import decode_inputs
+from lanewise.processes.app import App
 from lanewise.rpc.front import rpc_front
+from lanewise.rpc.inference.codec import decode_inputs
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.registry import Lanes
+from lanewise.settings.server import ServerSettings
+from lanewise.telemetry.metrics import Metrics
 
 MODELS = Path(__file__).parents[2] / "examples" / "digits" / "models"
 MAX_MESSAGE_BYTES = 1 << 26

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from benchmarks.hot_path.requests import Infer, Sent, send
 from benchmarks.hot_path.stopwatch import Overhead, Stage, Stopwatch, measured
-from lanewise.models import ModelSpec
-from lanewise.rpc.codec import OutputSelection, encode_response
+from lanewise.model.spec import ModelSpec
+from lanewise.rpc.inference.codec import OutputSelection, encode_response
 from lanewise.scheduler.results import InferResult
 from lanewise_client.protos import inference_pb2 as pb
 

@@ -23,7 +23,7 @@ from benchmarks.hot_path.measuring import NS_PER_US, Breakdown, broken_down, med
 from benchmarks.hot_path.requests import MODEL_INFER, Infer, Sent, send
 from benchmarks.hot_path.stages import EXECUTION
 from benchmarks.hot_path.threads import Taken
-from lanewise.tensors import DType
+from lanewise.model.tensors import DType
 from lanewise_client.protos import inference_pb2 as pb
 
 REST = "gRPC, event loop, coroutines, unnamed"

@@ -24,8 +24,8 @@ from benchmarks.hot_path.requests import Infer, infer_with, send
 from benchmarks.hot_path.stages import EXECUTION, FRONT_END, RPC
 from benchmarks.hot_path.stopwatch import Overhead
 from lanewise.clock import SystemClock
-from lanewise.front_end import CountInEngine
-from lanewise.link.engine_link import EngineLink
+from lanewise.ipc.client import EngineLink
+from lanewise.processes.front_end import CountInEngine
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.registry import Lanes, ModelRegistry
 

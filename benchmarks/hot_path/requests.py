@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
 from lanewise.rpc.methods import UnaryMethod
 from lanewise.rpc.services import Services
 from lanewise.rpc.status import Status

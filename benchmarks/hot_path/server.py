@@ -22,16 +22,16 @@ import structlog
 from benchmarks.hot_path.stages import COUNT, ENGINE, EXECUTION, LANES, RPC, TURNS
 from benchmarks.hot_path.stopwatch import Stage, Stopwatch, calibrate, measured
 from benchmarks.hot_path.threads import Threads
-from lanewise import event_loop
-from lanewise.app import App
-from lanewise.child import SWITCH_S
 from lanewise.clock import Clock
-from lanewise.config import ServerSettings
-from lanewise.link.hub import FrontEnds
-from lanewise.metrics import Metrics
-from lanewise.regions import RegionCalls
+from lanewise.ipc.server import FrontEnds
+from lanewise.model.regions import RegionCalls
+from lanewise.processes import event_loop
+from lanewise.processes.app import App
+from lanewise.processes.child import SWITCH_S
 from lanewise.rpc.front import rpc_front
 from lanewise.scheduler.registry import ModelRegistry
+from lanewise.settings.server import ServerSettings
+from lanewise.telemetry.metrics import Metrics
 
 STAGES: dict[str, tuple[Stage, ...]] = {
     "engine": (*ENGINE, *COUNT, *LANES, *EXECUTION),

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pickle
 
 from benchmarks.hot_path.stopwatch import Stage
-from lanewise.engine.inputs import InputBuffers
-from lanewise.engine.ort import OrtSession
-from lanewise.link.connection import Connection
-from lanewise.link.engine_link import _Session as FrontEndSession
-from lanewise.link.hub import _Session as EngineSession
-from lanewise.link.tensors import TensorReader, TensorWriter
-from lanewise.metrics import Metrics
-from lanewise.rpc import service
-from lanewise.rpc.observer import Observation
+from lanewise.backends.inputs import InputBuffers
+from lanewise.backends.ort import OrtSession
+from lanewise.ipc.client import _Session as FrontEndSession
+from lanewise.ipc.connection import Connection
+from lanewise.ipc.server import _Session as EngineSession
+from lanewise.ipc.tensors import TensorReader, TensorWriter
+from lanewise.rpc.inference import service
+from lanewise.rpc.inference.observer import Observation
 from lanewise.scheduler import flow, gathering
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.dispatcher import Dispatcher
@@ -22,6 +21,7 @@ from lanewise.scheduler.gathering import Gathering
 from lanewise.scheduler.launching import Launcher
 from lanewise.scheduler.registry import ModelRegistry
 from lanewise.scheduler.routing import Router
+from lanewise.telemetry.metrics import Metrics
 
 RPC = (
     Stage("find model, count the request", ModelRegistry, "resolve"),

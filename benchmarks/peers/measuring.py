@@ -29,7 +29,7 @@ from lanewise.bench.mix import RowShare, Tensor
 from lanewise.bench.payloads import build_payloads
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
-from lanewise.tensors import DType
+from lanewise.model.tensors import DType
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 CONCURRENCIES = (1, 8, 32, 128)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
-from lanewise.scheduler.policies.tf_serving import TfServingPolicy
-from lanewise.scheduler.policies.triton import TritonPolicy
+from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
+from lanewise.simulator.rivals.tf_serving import TfServingPolicy
+from lanewise.simulator.rivals.triton import TritonPolicy
 from lanewise.simulator.simulation import MakePolicy
 
 OURS = DEFAULT_POLICY

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.tensors import DType, Shape, TensorSpec
 from lanewise.scheduler.core import Scheduler
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.scheduler.costs.table import CostTable, bucket_of
 from lanewise.scheduler.decisions import Decision, LaneId, Launch, LaunchId
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.simulator.simulation import MakePolicy
-from lanewise.tensors import DType, Shape, TensorSpec
 
 BACKLOG = 256
 LANES = 8

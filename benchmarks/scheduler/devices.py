@@ -12,13 +12,13 @@ import dataclasses
 import random
 from collections.abc import Callable, Sequence
 
-from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
-from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
+from lanewise.scheduler.costs.estimate import KEPT_SAMPLES
+from lanewise.scheduler.costs.file import MeasuredModel
+from lanewise.scheduler.costs.table import CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
-from lanewise.scheduler.estimate import KEPT_SAMPLES
 from lanewise.scheduler.lane import Lane
-from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 ROWS = ((1, 1, 1), (1, 4, 32), (128, 128, 128))
 """Least, preferred and most rows of the profiles: somebody waits; moderate load; bulk work."""

@@ -12,15 +12,15 @@ from typing import cast
 import numpy as np
 
 from benchmarks.scheduler.replay import Inputs
+from lanewise.backends.runner import Batch, LoadedModel, PendingBatch, Runner
 from lanewise.clock import SystemClock
-from lanewise.engine.runner import Batch, LoadedModel, PendingBatch, Runner
-from lanewise.models import ModelSpec, Profile
-from lanewise.runner_status import RunnerMemory
-from lanewise.scheduler.cost_file import HostCosts
-from lanewise.scheduler.costs import CostTable
+from lanewise.model.runner_status import RunnerMemory
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import Array, Shape
+from lanewise.scheduler.costs.file import HostCosts
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.simulator.simulation import MakePolicy
-from lanewise.tensors import Array, Shape
 
 REQUESTS = 400
 TOGETHER = 20

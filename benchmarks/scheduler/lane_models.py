@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import LoadedModel
 from lanewise.clock import Clock
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import LoadedModel
-from lanewise.model_settings import read_model_settings
+from lanewise.settings.model import read_model_settings
 
 CHANNELS, SIZE, FILTERS, CLASSES = 8, 32, 32, 10
 
@@ -104,8 +104,8 @@ def _write_convolutions(folder: Path) -> Path:
 def _write_resnet(folder: Path) -> Path:
     """Write ResNet-50 and build its plan, which takes a minute."""
     from benchmarks.gpu.models import resnet_profiles, save_resnet
-    from lanewise.engine.trt.binding import bind
-    from lanewise.engine.trt.build import build_plan
+    from lanewise.backends.trt.binding import bind
+    from lanewise.backends.trt.build.builder import build_plan
 
     model = save_resnet(folder, resnet_profiles())
     settings_file = folder / "model.toml"

@@ -30,7 +30,7 @@ def describe_run(backend: str, arguments: Sequence[str]) -> dict[str, str]:
 
 def _title(backend: str) -> str:
     if backend == "tensorrt-rtx":
-        from lanewise.engine.trt.binding import bind
+        from lanewise.backends.trt.binding import bind
 
         return bind("tensorrt-rtx").name
     if backend == "onnxruntime":

@@ -21,18 +21,18 @@ from benchmarks.scheduler.lane_models import load_lanes
 from benchmarks.scheduler.prediction import calibrate, predict
 from benchmarks.scheduler.replay import replay
 from benchmarks.scheduler.scenarios import DEADLINES_MS, ROWS, SHARES
+from lanewise.backends.runner import LoadedModel
 from lanewise.clock import NS_PER_MS, SystemClock
-from lanewise.config import DEFAULT_MAX_QUEUE_REQUESTS
-from lanewise.engine.runner import LoadedModel
-from lanewise.scheduler.cost_file import HostCosts, MeasuredModel, load_costs, save_costs
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.model.tensors import Shape
+from lanewise.scheduler.costs.file import HostCosts, MeasuredModel, load_costs, save_costs
+from lanewise.scheduler.costs.table import CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy import Policy
+from lanewise.scheduler.policy.interface import Policy
+from lanewise.settings.server import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.simulator.simulation import simulate
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
-from lanewise.tensors import Shape
 
 POLICIES = (OURS, "first-fit", "triton", "tf-serving")
 """Those that lanes can follow: one-context needs an execution context that switches profiles, which

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from benchmarks.scheduler import devices
 from benchmarks.scheduler.scenarios import ROWS, SHARES
 from lanewise.scheduler.backlog import Backlog, Waiting
-from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.costs import CostTable
-from lanewise.scheduler.policy import Choice, GiveUp, Policy
+from lanewise.scheduler.costs.file import MeasuredModel
+from lanewise.scheduler.costs.table import CostTable
+from lanewise.scheduler.policy.interface import Choice, GiveUp, Policy
 from lanewise.simulator.simulation import MakePolicy, simulate
 from lanewise.simulator.traffic import Arrival
 

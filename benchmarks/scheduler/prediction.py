@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.scheduler.figures import Figures, figures_of, median_of
 from benchmarks.scheduler.replay import replay
-from lanewise.scheduler.cost_file import HostCosts, MeasuredModel
+from lanewise.scheduler.costs.file import HostCosts, MeasuredModel
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.simulator.simulation import MakePolicy, Options, simulate
 from lanewise.simulator.traffic import Arrival

@@ -16,8 +16,8 @@ from pathlib import Path
 from benchmarks.scheduler import lane_report
 from benchmarks.scheduler.lane_models import BACKENDS
 from benchmarks.scheduler.lane_runs import POLICIES, Plan, run_lanes
-from lanewise.logs import configure_logging
 from lanewise.simulator.trace import TraceFile
+from lanewise.telemetry.logs import configure_logging
 
 
 def main() -> None:

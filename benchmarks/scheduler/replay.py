@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks.scheduler.pacer import pace
 from lanewise.errors import DeadlineExpired, Overloaded
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Array, Shape
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.simulator.outcomes import Outcomes
 from lanewise.simulator.traffic import Arrival
-from lanewise.tensors import Array, Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.scheduler import devices
-from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.costs import CostTable
+from lanewise.model.tensors import Shape
+from lanewise.scheduler.costs.file import MeasuredModel
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
-from lanewise.tensors import Shape
 
 SHARES = {"interactive": 0.60, "dynamic": 0.35, "bulk": 0.05}
 """Of all requests. By rows, bulk work is more than half of it."""

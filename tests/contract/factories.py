@@ -12,10 +12,10 @@ import numpy as np
 from onnx import helper
 
 from helpers.models import InstantClock, save_onnx, save_onnx_echo, save_simulated_echo, tensor
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import LoadedModel
-from lanewise.model_settings import ModelSettings
-from lanewise.tensors import DYNAMIC, DType, TensorSpec
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import LoadedModel
+from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
+from lanewise.settings.model import ModelSettings
 
 Tensors = Sequence[TensorSpec]
 

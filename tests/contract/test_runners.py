@@ -7,10 +7,10 @@ import pytest
 
 from contract.factories import FACTORIES
 from helpers.models import contents, random_array, tensor
-from lanewise.engine.runner import Batch
+from lanewise.backends.runner import Batch
 from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.model_settings import ModelSettings, ProfileSettings, ShapeRangeSettings
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings, ProfileSettings, ShapeRangeSettings
 
 every_backend = pytest.mark.parametrize("factory", FACTORIES, ids=lambda each: each.name)
 every_computing_backend = pytest.mark.parametrize(

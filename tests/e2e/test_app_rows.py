@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from helpers.models import InstantClock
 from helpers.serving import SIMULATED, address_of, running_app, server_process
+from lanewise.backends.repository import find_models, load_model
 from lanewise.clock import NS_PER_S, SystemClock
-from lanewise.engine.repository import find_models, load_model
 from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.model_settings import ModelSettings
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.settings.model import ModelSettings
 from lanewise_client import AsyncClient, InferRequest, Unavailable
 
 SIMULATION = """

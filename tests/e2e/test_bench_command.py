@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from helpers.client_server import serving
 from helpers.serving import server_process
-from lanewise import __main__ as command
 from lanewise.bench.recorder import UNANSWERED
+from lanewise.cli import main as command
 from lanewise.errors import ConfigError
 
 EXEC_MS = 20.0

@@ -18,7 +18,7 @@ from helpers.client_shells import SHELLS
 from helpers.models import save_onnx_echo, tensor
 from helpers.segments import FOLDER, times_held_by_all
 from helpers.serving import server_process
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
 from lanewise_client import (
     AsyncClient,
     Client,

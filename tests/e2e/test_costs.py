@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from helpers.serving import DIGITS, address_of, running_app, server_process
-from lanewise import __main__ as command
+from lanewise.cli import main as command
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
-from lanewise.scheduler.cost_file import load_costs
+from lanewise.scheduler.costs.file import load_costs
 from lanewise_client import AsyncClient, Client
 
 IMAGE = {"X": np.zeros((1, 3, 28, 28), np.float32)}

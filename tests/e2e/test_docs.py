@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.serving import DIGITS, REPOSITORY, server_process
-from lanewise.__main__ import cli
-from lanewise.engine.repository import find_models
-from lanewise.model_settings import read_model_settings
+from lanewise.backends.repository import find_models
+from lanewise.cli.main import cli
 from lanewise.rpc.services import INFERENCE_SERVICE
+from lanewise.settings.model import read_model_settings
 from lanewise_client import Client, ServingError
 
 README = REPOSITORY / "README.md"

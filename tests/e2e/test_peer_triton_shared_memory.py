@@ -13,7 +13,7 @@ from helpers.models import save_onnx_echo, tensor
 from helpers.peers import import_peer
 from helpers.segments import FOLDER, times_held_by_all
 from helpers.serving import server_process
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
 
 triton = import_peer("tritonclient.grpc")
 shm = import_peer("tritonclient.utils.shared_memory")

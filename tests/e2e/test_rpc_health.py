@@ -9,8 +9,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from helpers.rpc import EchoLanes, in_event_loop, registry_of, serving, spec_of
+from lanewise.model.tensors import DType
 from lanewise.scheduler.registry import ModelState, ServedModel
-from lanewise.tensors import DType
 
 pytestmark = pytest.mark.usefixtures("each_transport")
 

@@ -21,9 +21,9 @@ from helpers.rpc import (
 )
 from lanewise import __version__, errors
 from lanewise.clock import SystemClock
-from lanewise.rpc.aio_server import aio_server
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.rpc.aio import aio_server
 from lanewise.scheduler.registry import ModelState, ServedModel
-from lanewise.tensors import DYNAMIC, DType
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
 

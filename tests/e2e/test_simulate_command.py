@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from helpers.measured import measured_model
-from lanewise import __main__ as command
+from lanewise.cli import main as command
 from lanewise.errors import ConfigError
-from lanewise.scheduler.cost_file import save_costs
-from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.costs.file import save_costs
+from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.trace import TraceWriter
 from lanewise.simulator.traffic import Arrival
 

@@ -25,7 +25,7 @@ from helpers.rpc import (
 from helpers.serving import SIMULATED, server_process
 from helpers.serving import _environment as environment
 from helpers.transports import tested_transport
-from lanewise.rpc.edge_wire import framed
+from lanewise.rpc.edge.wire import framed
 from lanewise_client import AsyncClient, Client
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -173,7 +173,7 @@ def test_what_is_not_http_2_gets_no_answer_and_harms_nobody():
 def test_the_edge_transport_without_what_it_needs_tells_how_to_install_it():
     program = (
         "import sys; sys.modules['pyvoy'] = None\n"  # as if it were not installed
-        "from lanewise.__main__ import main; main()"
+        "from lanewise.cli.main import main; main()"
     )
     refused = subprocess.run(
         [sys.executable, "-c", program, "serve", str(SIMULATED), "--transport", "edge"],

@@ -43,6 +43,6 @@ def wait_for_the_line() -> None:
 if __name__ == "__main__":
     threading.Thread(target=wait_for_the_line, daemon=True).start()
 
-    from lanewise.__main__ import main
+    from lanewise.cli.main import main
 
     main()

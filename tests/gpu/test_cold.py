@@ -13,11 +13,11 @@ from onnx import helper
 
 from helpers.device import take_all_memory
 from helpers.models import InstantClock, save_onnx, tensor
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
 from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.model_settings import ModelSettings, ProfileSettings, ShapeRangeSettings
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings, ProfileSettings, ShapeRangeSettings
 
 WIDTH = 64
 LONGEST = 2048

@@ -14,10 +14,10 @@ from onnx import helper
 
 from helpers.models import InstantClock, save_onnx, save_onnx_echo, tensor
 from helpers.serving import DIGITS, address_of, running_app, server_process
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
 from lanewise.errors import ExecutionFailed
-from lanewise.model_settings import ModelSettings, ProfileSettings, ShapeRangeSettings
+from lanewise.settings.model import ModelSettings, ProfileSettings, ShapeRangeSettings
 from lanewise_client import AsyncClient, Client, DeviceLost, ModelFailed
 
 FAULTY_SERVER = Path(__file__).with_name("faulty_server.py")

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from helpers.serving import DIGITS
 from helpers.trt_models import bind_rtx, save_plan
-from lanewise.engine.repository import find_models
-from lanewise.engine.trt.build import build_plan
-from lanewise.inspection import inspect_path
-from lanewise.model_settings import read_model_settings
+from lanewise.backends.repository import find_models
+from lanewise.backends.trt.build.builder import build_plan
+from lanewise.cli.inspect import inspect_path
+from lanewise.settings.model import read_model_settings
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 from benchmarks.gpu.models import VOCABULARY, save_bert
 from helpers.gpu_models import assert_close, run_on_cpu, served_on_lanes
 from helpers.models import profile_entry, save_onnx_echo, tensor
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
 from lanewise.clock import SystemClock
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
-from lanewise.model_settings import read_model_settings
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import read_model_settings
 
 pytestmark = pytest.mark.timeout(300)
 

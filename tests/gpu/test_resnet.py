@@ -15,7 +15,7 @@ from helpers.gpu_models import (
     run_on_cpu,
     served_on_lanes,
 )
-from lanewise.tensors import Array
+from lanewise.model.tensors import Array
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -13,18 +13,18 @@ from helpers.serving import DIGITS
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
-from lanewise.engine.trt.slots import SMALL_BYTES
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
+from lanewise.backends.trt.slots import SMALL_BYTES
 from lanewise.errors import ExecutionFailed
 from lanewise.memory.device import GRAPH_BYTES, GRAPH_NODE_BYTES
-from lanewise.model_settings import (
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import (
     ModelSettings,
     ProfileSettings,
     ShapeRangeSettings,
     read_model_settings,
 )
-from lanewise.tensors import DYNAMIC, DType
 
 
 @pytest.fixture(autouse=True)

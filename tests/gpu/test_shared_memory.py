@@ -20,14 +20,14 @@ pytest.importorskip("cuda.bindings")
 from cuda.bindings import runtime as cuda
 
 from lanewise import errors
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
 from lanewise.clock import NS_PER_S, SystemClock
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
 from lanewise.memory.regions import Regions
-from lanewise.model_settings import read_model_settings
-from lanewise.regions import RegionKind, RegionSlice, RegionTensor, SystemRegion
+from lanewise.model.regions import RegionKind, RegionSlice, RegionTensor, SystemRegion
+from lanewise.model.tensors import DeviceArray, DType
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.tensors import DeviceArray, DType
+from lanewise.settings.model import read_model_settings
 from lanewise_client import Client, InvalidRegion, Unsupported
 from lanewise_client.protos import inference_pb2 as pb
 

@@ -10,9 +10,9 @@ import pytest
 
 from helpers.models import InstantClock
 from helpers.serving import DIGITS
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
-from lanewise.model_settings import read_model_settings
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
+from lanewise.settings.model import read_model_settings
 
 RELATIVE_TOLERANCE = 5e-3  # convolutions may run in TF32; see test_digits.py
 ROUNDS = 300

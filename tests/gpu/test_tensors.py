@@ -19,13 +19,13 @@ from helpers.trt_models import (
     save_reshape,
     save_several,
 )
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
 from lanewise.clock import NS_PER_S, SystemClock
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
 from lanewise.errors import ExecutionFailed, NoProfileAdmits, ShapeMismatch
-from lanewise.model_settings import ModelSettings, ProfileSettings, ShapeRangeSettings
+from lanewise.model.tensors import DYNAMIC, DType
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings, ProfileSettings, ShapeRangeSettings
 
 DTYPES = (
     DType.BOOL,

@@ -12,7 +12,7 @@ import os
 import pickle
 import struct
 
-from lanewise.rpc.edge_process import EDGE_MAIN
+from lanewise.rpc.edge.process import EDGE_MAIN
 
 # pyvoy keeps no reference to its tasks, and asyncio's streams none to their reader.
 _running = set()

@@ -42,8 +42,8 @@ def _role(pid: int) -> str | None:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return None
-    if b"lanewise.child" in words:
-        return words[words.index(b"lanewise.child") + 1].decode()
+    if b"lanewise.processes.child" in words:
+        return words[words.index(b"lanewise.processes.child") + 1].decode()
     return FRONT_END if words[0].endswith(b"envoy") else ""
 
 

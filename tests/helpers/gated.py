@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lanewise.engine.runner import Batch, LoadedModel
-from lanewise.models import ModelSpec, Profile
-from lanewise.runner_status import RunnerMemory
-from lanewise.tensors import Array, Shape
+from lanewise.backends.runner import Batch, LoadedModel
+from lanewise.model.runner_status import RunnerMemory
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import Array, Shape
 
 
 class GatedBatch:

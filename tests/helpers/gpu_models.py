@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from lanewise.backends.repository import find_models, load_model
 from lanewise.clock import NS_PER_S, SystemClock
-from lanewise.engine.repository import find_models, load_model
-from lanewise.model_settings import read_model_settings
+from lanewise.model.tensors import Array
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.results import InferResult
-from lanewise.tensors import Array
+from lanewise.settings.model import read_model_settings
 
 Inputs = Mapping[str, Array]
 SubmitAll = Callable[..., list[InferResult]]

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from lanewise.link.engine_link import EngineLink
-from lanewise.link.hub import FrontEnds, RequestCounter
+from lanewise.ipc.client import EngineLink
+from lanewise.ipc.server import FrontEnds, RequestCounter
 from lanewise.memory.regions import Regions
-from lanewise.regions import RegionCalls
+from lanewise.model.regions import RegionCalls
 from lanewise.scheduler.registry import ModelRegistry
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from helpers.sim import mission_model
 from lanewise.clock import NS_PER_MS
-from lanewise.models import ModelSpec
-from lanewise.scheduler.cost_file import HostCosts, MeasuredModel
-from lanewise.scheduler.costs import CostTable
+from lanewise.model.spec import ModelSpec
+from lanewise.scheduler.costs.file import HostCosts, MeasuredModel
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.lane import Lane
 

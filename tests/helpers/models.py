@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lanewise.model_settings import quote_key
-from lanewise.tensors import DYNAMIC, Array, DType, Shape, TensorSpec, format_shape
+from lanewise.model.tensors import DYNAMIC, Array, DType, Shape, TensorSpec, format_shape
+from lanewise.settings.model import quote_key
 
 ONNX_TYPES = {
     DType.BOOL: TensorProto.BOOL,

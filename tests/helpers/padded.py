@@ -9,7 +9,7 @@ import numpy as np
 from onnx import helper
 
 from helpers.models import profile_entry, save_onnx, tensor
-from lanewise.tensors import DYNAMIC, Array, DType
+from lanewise.model.tensors import DYNAMIC, Array, DType
 
 FEATURES = 2
 

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helpers.linked import until
-from lanewise.config import ServerSettings, SharedMemory, reserve_port
-from lanewise.link.hub import FrontEnds
-from lanewise.orders import ChildOrder, Order
+from lanewise.ipc.server import FrontEnds
+from lanewise.processes.arguments import ChildOrder, Order
+from lanewise.settings.server import ServerSettings, SharedMemory, reserve_port
 
 
 class FrontEndProcesses:
@@ -49,7 +49,7 @@ class FrontEndProcesses:
             shared_memory=shared_memory,
         )
         order = ChildOrder(Order(settings, "json", "info"), address, os.getpid(), (-1, -1))
-        command = [sys.executable, "-m", "lanewise.child", "front-end", order.to_json()]
+        command = [sys.executable, "-m", "lanewise.processes.child", "front-end", order.to_json()]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with log.open("a") as told:
             self._processes = [

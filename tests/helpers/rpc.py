@@ -17,17 +17,17 @@ from helpers.linked import linked
 from helpers.processes import FrontEndProcesses, LentFrontEnds
 from helpers.transports import tested_transport
 from lanewise.clock import NS_PER_MS, SystemClock
-from lanewise.config import SharedMemory
 from lanewise.errors import UnknownTensor
-from lanewise.front_end import CountInEngine
 from lanewise.memory.regions import Regions
-from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
-from lanewise.regions import NOWHERE, RegionCalls, RegionSlice, RegionTensor
+from lanewise.model.regions import NOWHERE, RegionCalls, RegionSlice, RegionTensor
+from lanewise.model.runner_status import GraphCounts, RunnerMemory
+from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.tensors import DYNAMIC, Array, DType, Shape, TensorSpec
+from lanewise.processes.front_end import CountInEngine
 from lanewise.rpc.health import HealthService
-from lanewise.rpc.observer import IgnoreRequests, RequestObserver
+from lanewise.rpc.inference.observer import IgnoreRequests, RequestObserver
 from lanewise.rpc.services import build_services
-from lanewise.runner_status import GraphCounts, RunnerMemory
-from lanewise.scheduler.cost_report import CostReport, LaunchCost, PairCost
+from lanewise.scheduler.costs.report import CostReport, LaunchCost, PairCost
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.results import (
     CandidateReport,
@@ -40,7 +40,7 @@ from lanewise.scheduler.results import (
     PlannedLaunch,
     RouteReport,
 )
-from lanewise.tensors import DYNAMIC, Array, DType, Shape, TensorSpec
+from lanewise.settings.server import SharedMemory
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub

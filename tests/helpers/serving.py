@@ -17,17 +17,17 @@ from pathlib import Path
 
 from helpers.processes import FrontEndProcesses, LentFrontEnds
 from helpers.transports import tested_transport
-from lanewise.app import App
 from lanewise.clock import NS_PER_MS
-from lanewise.config import ServerSettings
-from lanewise.front_end import run_front_end
-from lanewise.link.hub import FrontEnds
-from lanewise.rpc.aio_server import AioServer
+from lanewise.ipc.server import FrontEnds
+from lanewise.processes.app import App
+from lanewise.processes.front_end import run_front_end
+from lanewise.rpc.aio import AioServer
 from lanewise.rpc.front import rpc_front
-from lanewise.scheduler.cost_file import load_costs, save_costs
-from lanewise.scheduler.costs import CostTable
-from lanewise.scheduler.estimate import KEPT_SAMPLES
+from lanewise.scheduler.costs.estimate import KEPT_SAMPLES
+from lanewise.scheduler.costs.file import load_costs, save_costs
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.registry import ModelState
+from lanewise.settings.server import ServerSettings
 from lanewise_client import AsyncClient, Client
 
 REPOSITORY = Path(__file__).parents[2]
@@ -201,7 +201,7 @@ class ServerProcess:
         threading.Thread(target=read, daemon=True).start()
 
 
-FRONT_END_LOGGERS = ("lanewise.front_end", "lanewise.link")
+FRONT_END_LOGGERS = ("lanewise.processes.front_end", "lanewise.ipc")
 
 
 def of_models(log: list[dict[str, object]]) -> list[dict[str, object]]:

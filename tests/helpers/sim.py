@@ -7,9 +7,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from lanewise.clock import NS_PER_MS
-from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
 from lanewise.scheduler.core import Scheduler
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.scheduler.costs.table import CostTable, bucket_of
 from lanewise.scheduler.decisions import (
     Complete,
     Decision,
@@ -20,10 +21,9 @@ from lanewise.scheduler.decisions import (
     Reject,
 )
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policies.cost_aware import CostAwarePolicy
-from lanewise.scheduler.policy import Policy
+from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
+from lanewise.scheduler.policy.interface import Policy
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
-from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 
 def profile(

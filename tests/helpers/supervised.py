@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from lanewise import supervisor
-from lanewise.config import ServerSettings
-from lanewise.orders import Order
+from lanewise.processes import supervisor
+from lanewise.processes.arguments import Order
+from lanewise.settings.server import ServerSettings
 
 PRELUDE = """
 import os, signal, sys, time

@@ -23,11 +23,11 @@ import pytest
 
 from helpers.edge_relay import read_object, write_object
 from helpers.processes import ProcessPool, process_pool
-from lanewise.config import reserve_port
-from lanewise.rpc.aio_server import AioServer
-from lanewise.rpc.edge_server import EdgeServer
+from lanewise.rpc.aio import AioServer
+from lanewise.rpc.edge.server import EdgeServer
 from lanewise.rpc.services import Services
 from lanewise.rpc.transport import TransportFactory
+from lanewise.settings.server import reserve_port
 
 REQUIRED = "LANEWISE_REQUIRE_EDGE"
 """Environment variable; set to 1, tests of the edge transport fail without it, not skip."""
@@ -84,7 +84,7 @@ def edge_gate(folder: Path) -> Iterator[TestedTransport]:
     port = reserve_port("gate", "127.0.0.1", 0)
     arguments = f"'', {str(socket_path)!r}, host='127.0.0.1', port={port}"
     program = (
-        "from lanewise.rpc.edge_process import become_edge_process\n"
+        "from lanewise.rpc.edge.process import become_edge_process\n"
         f"become_edge_process({arguments}, app='helpers.edge_relay:app')"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

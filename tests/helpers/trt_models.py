@@ -15,9 +15,9 @@ import pytest
 from onnx import helper
 
 from helpers.models import ONNX_TYPES, save_onnx, tensor
-from lanewise.engine.trt.binding import Binding, bind
-from lanewise.engine.trt.plan_header import HEADER_BYTES
-from lanewise.tensors import DYNAMIC, DType, Shape, TensorSpec
+from lanewise.backends.trt.binding import Binding, bind
+from lanewise.backends.trt.build.plan_header import HEADER_BYTES
+from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 REQUIRED = "LANEWISE_REQUIRE_TENSORRT"
 """Environment variable; set to 1, a missing package fails its tests instead of skipping them."""

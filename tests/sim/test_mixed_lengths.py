@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from helpers.sim import Simulation, model, profile
 from lanewise.clock import NS_PER_MS
-from lanewise.models import ModelSpec, Padding
+from lanewise.model.spec import ModelSpec, Padding
 from lanewise.scheduler.backlog import StackQueue
-from lanewise.scheduler.cost_file import HostCosts, MeasuredModel, load_costs, save_costs
-from lanewise.scheduler.costs import CostTable, bucket_of
+from lanewise.scheduler.costs.file import HostCosts, MeasuredModel, load_costs, save_costs
+from lanewise.scheduler.costs.table import CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
-from lanewise.scheduler.policies.mixing import cheapest_groups
-from lanewise.scheduler.policies.prices import Prices
+from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.policy.mixing import cheapest_groups
+from lanewise.scheduler.policy.prices import Prices
 from lanewise.simulator.simulation import Options, simulate
 from lanewise.simulator.traffic import Arrival
 

@@ -8,9 +8,9 @@ import pytest
 
 from helpers.sim import Simulation, by_profile, mission_model, model, profile
 from lanewise.clock import NS_PER_MS
-from lanewise.scheduler.costs import bucket_of
-from lanewise.scheduler.estimate import KEPT_SAMPLES
-from lanewise.scheduler.policies.cost_aware import REPLAN_NS
+from lanewise.scheduler.costs.estimate import KEPT_SAMPLES
+from lanewise.scheduler.costs.table import bucket_of
+from lanewise.scheduler.policy.cost_aware import REPLAN_NS
 from lanewise.scheduler.request import PRIORITY_STEP_NS, RequestId
 
 MISSION_MS = {

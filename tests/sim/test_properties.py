@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from helpers.sim import Simulation, model, profile
 from lanewise.errors import NoProfileAdmits
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.decisions import Launch
-from lanewise.scheduler.policies import POLICIES
-from lanewise.scheduler.policies.tf_serving import TfServingPolicy
-from lanewise.scheduler.policies.triton import TritonPolicy
+from lanewise.scheduler.policy import POLICIES
+from lanewise.simulator.rivals.tf_serving import TfServingPolicy
+from lanewise.simulator.rivals.triton import TritonPolicy
 
 TUNED = {
     "triton-tuned": lambda _costs: TritonPolicy(

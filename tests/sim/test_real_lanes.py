@@ -15,12 +15,12 @@ from benchmarks.scheduler.pacer import pace
 from benchmarks.scheduler.replay import Replay, replay
 from helpers.measured import measured_model
 from lanewise.clock import NS_PER_MS, SystemClock
-from lanewise.scheduler.cost_file import HostCosts, MeasuredModel
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs.file import HostCosts, MeasuredModel
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.outcomes import Outcomes
 from lanewise.simulator.simulation import simulate
 from lanewise.simulator.traffic import Arrival

@@ -8,9 +8,9 @@ import pytest
 
 from helpers.sim import Simulation, mission_model, model, profile
 from lanewise.clock import NS_PER_MS
-from lanewise.scheduler.policies import POLICIES
-from lanewise.scheduler.policies.tf_serving import TfServingPolicy
-from lanewise.scheduler.policies.triton import TritonPolicy, distance
+from lanewise.scheduler.policy import POLICIES
+from lanewise.simulator.rivals.tf_serving import TfServingPolicy
+from lanewise.simulator.rivals.triton import TritonPolicy, distance
 
 TEN_MS = {"exec_ms": lambda _p, _rows: 10.0}
 

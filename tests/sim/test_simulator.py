@@ -10,11 +10,11 @@ import pytest
 
 from helpers.measured import measured_model
 from lanewise.clock import NS_PER_MS, NS_PER_S
-from lanewise.scheduler.cost_file import HostCosts, load_costs
-from lanewise.scheduler.policies import POLICIES
-from lanewise.scheduler.policies.first_fit import FirstFitPolicy
+from lanewise.scheduler.costs.file import HostCosts, load_costs
+from lanewise.scheduler.policy import POLICIES
 from lanewise.simulator.mix import default_mix, scale
 from lanewise.simulator.report import summarize
+from lanewise.simulator.rivals.first_fit import FirstFitPolicy
 from lanewise.simulator.simulation import Options, simulate
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
 

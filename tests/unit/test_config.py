@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from lanewise.config import default_frontends, require_free_port
 from lanewise.errors import ConfigError
+from lanewise.settings.server import default_frontends, require_free_port
 
 
 def test_a_free_port_is_left_free():

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from lanewise import event_loop
+from lanewise.processes import event_loop
 
 
 async def _loop_module() -> str:

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from lanewise.errors import ConfigError
-from lanewise.http import HttpEndpoint, Readiness, readiness_of
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.telemetry.http import HttpEndpoint, Readiness, readiness_of
 
 
 class Server:

@@ -10,10 +10,10 @@ from rich.console import Console
 from helpers.client_server import serving
 from helpers.padded import PADDING, save_padded
 from helpers.trt_models import plan_header, save_plan
-from lanewise.engine.report import EngineReport, ProfileNeeds
-from lanewise.inspection import inspect_path, inspect_server, print_costs, print_engine
-from lanewise.models import ShapeRange
-from lanewise.tensors import DType
+from lanewise.backends.report import EngineReport, ProfileNeeds
+from lanewise.cli.inspect import inspect_path, inspect_server, print_costs, print_engine
+from lanewise.model.spec import ShapeRange
+from lanewise.model.tensors import DType
 from lanewise_client import ModelCosts
 
 

@@ -12,7 +12,7 @@ import warnings
 import pytest
 import structlog
 
-from lanewise.logs import configure_logging
+from lanewise.telemetry.logs import configure_logging
 
 log = structlog.get_logger("lanewise.test")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 import lanewise
-from lanewise.metrics import Metrics
-from lanewise.models import ModelSpec, Profile, RowRange
-from lanewise.runner_status import GraphCounts, RunnerMemory
+from lanewise.model.runner_status import GraphCounts, RunnerMemory
+from lanewise.model.spec import ModelSpec, Profile, RowRange
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus
+from lanewise.telemetry.metrics import Metrics
 
 ONLINE = Profile(0, "online", {}, RowRange(1, 1, 1), 0)
 DYNAMIC = Profile(1, "dynamic", {}, RowRange(1, 4, 32), 0)

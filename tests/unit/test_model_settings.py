@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings, SchedulingSettings, read_model_settings
+from lanewise.settings.model import ModelSettings, SchedulingSettings, read_model_settings
 
 
 def read(folder, text):

@@ -91,7 +91,8 @@ def test_the_client_needs_nothing_but_grpc_protobuf_and_numpy():
 
 def test_the_server_starts_without_any_backend_installed():
     loaded = run_python(
-        "import json, sys, lanewise.app, lanewise.__main__; print(json.dumps(sorted(sys.modules)))"
+        "import json, sys, lanewise.cli.main, lanewise.processes.app; "
+        "print(json.dumps(sorted(sys.modules)))"
     )
     backends = {"onnxruntime", "tensorrt", "tensorrt_lean", "tensorrt_rtx", "cuda"}
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 
 from helpers.front_ends import is_alive, wait_for
-from lanewise.supervisor import CANNOT_SERVE, MOST_SHORT_LIVES
+from lanewise.processes.supervisor import CANNOT_SERVE, MOST_SHORT_LIVES
 
 STAYS = "until_stopped()"
 STUCK = "tell('ready'); signal.pause()"  # SIGTERM stays blocked

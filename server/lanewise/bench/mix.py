@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lanewise.errors import ConfigError
-from lanewise.tensors import DYNAMIC, DType, Shape
+from lanewise.model.tensors import DYNAMIC, DType, Shape
 
 
 @dataclass(frozen=True, slots=True)

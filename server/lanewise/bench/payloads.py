@@ -8,7 +8,7 @@ import numpy as np
 
 from lanewise.bench.loads import Payload
 from lanewise.bench.mix import RowShare, Tensor
-from lanewise.tensors import DYNAMIC, Array, DType
+from lanewise.model.tensors import DYNAMIC, Array, DType
 from lanewise_client.messages import InferRequest, build_infer
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from cuda.bindings import runtime as cuda
 
 from lanewise.errors import ConfigError
-from lanewise.tensors import Array, Shape, element_count
+from lanewise.model.tensors import Array, Shape, element_count
 
 _SUCCESS = cuda.cudaError_t.cudaSuccess
 _NOT_READY = cuda.cudaError_t.cudaErrorNotReady

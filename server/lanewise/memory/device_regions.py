@@ -13,8 +13,8 @@ from cuda.bindings import runtime as cuda
 
 from lanewise.errors import InvalidRegion, Unsupported
 from lanewise.memory.device import CudaError, check, device_count
-from lanewise.regions import CudaRegion
-from lanewise.tensors import Array
+from lanewise.model.regions import CudaRegion
+from lanewise.model.tensors import Array
 
 _HANDLE_BYTES = 64  # CUDA_IPC_HANDLE_SIZE
 

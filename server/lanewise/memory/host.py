@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lanewise.tensors import Array, Shape, element_count
+from lanewise.model.tensors import Array, Shape, element_count
 
 
 class HostBuffer:

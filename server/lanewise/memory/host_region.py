@@ -18,8 +18,8 @@ from typing import Protocol, cast
 import structlog
 
 from lanewise.errors import InvalidRegion
-from lanewise.regions import SystemRegion
-from lanewise.tensors import Array
+from lanewise.model.regions import SystemRegion
+from lanewise.model.tensors import Array
 
 SEGMENTS = Path("/dev/shm")
 """Where glibc's shm_open keeps them, and Linux mounts a tmpfs."""

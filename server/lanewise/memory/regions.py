@@ -18,8 +18,8 @@ from lanewise.errors import (
     Unsupported,
 )
 from lanewise.memory.host_region import HostRegion
-from lanewise.raw_contents import array_from_raw, view_raw
-from lanewise.regions import (
+from lanewise.model.raw_contents import array_from_raw, view_raw
+from lanewise.model.regions import (
     CudaRegion,
     Region,
     RegionKind,
@@ -27,7 +27,7 @@ from lanewise.regions import (
     RegionTensor,
     SystemRegion,
 )
-from lanewise.tensors import Array, DeviceArray, DType
+from lanewise.model.tensors import Array, DeviceArray, DType
 
 MAX_REGIONS = 512
 """Regions at a time: each holds a file open, and processes may often have no more than 1024."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lanewise.errors import ShapeMismatch
-from lanewise.tensors import Array, format_shape
+from lanewise.model.tensors import Array, format_shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 
 from lanewise.clock import Clock
-from lanewise.config import ServerSettings, read_tls_files
-from lanewise.regions import RegionCalls
-from lanewise.rpc.aio_server import AioServer
-from lanewise.rpc.observer import RequestObserver
+from lanewise.model.regions import RegionCalls
+from lanewise.rpc.aio import AioServer
+from lanewise.rpc.inference.observer import RequestObserver
 from lanewise.rpc.services import Services, build_services
 from lanewise.rpc.transport import Transport, TransportFactory
 from lanewise.scheduler.registry import ModelRegistry
+from lanewise.settings.server import ServerSettings, read_tls_files
 
 LAME_DUCK_S = 0.25
 """How long calls are still answered, UNAVAILABLE, once every request has ended: gRPC ends what

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lanewise.clock import Clock
-from lanewise.config import DEFAULT_SHARED_MEMORY, SharedMemory
-from lanewise.regions import RegionCalls
+from lanewise.model.regions import RegionCalls
 from lanewise.rpc.health import HEALTH_SERVICE, HealthService
-from lanewise.rpc.lane_service import LaneService
+from lanewise.rpc.inference.observer import IgnoreRequests, RequestObserver
+from lanewise.rpc.inference.region_access import RegionAccess
+from lanewise.rpc.inference.service import InferenceService
+from lanewise.rpc.inference.shared_memory import RegionService
+from lanewise.rpc.lanes import LaneService
 from lanewise.rpc.methods import RpcMethod, methods_of
-from lanewise.rpc.observer import IgnoreRequests, RequestObserver
 from lanewise.rpc.reflection import REFLECTION_SERVICE, ReflectionService
-from lanewise.rpc.region_access import RegionAccess
-from lanewise.rpc.region_service import RegionService
-from lanewise.rpc.service import InferenceService
 from lanewise.scheduler.registry import ModelRegistry
+from lanewise.settings.server import DEFAULT_SHARED_MEMORY, SharedMemory
 from lanewise_client.protos import inference_pb2, lanes_pb2
 
 INFERENCE_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 
-from lanewise.scheduler.costs import Bucket
+from lanewise.scheduler.costs.table import Bucket
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.request import QueuedRequest, RequestId
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import structlog
 
+from lanewise.backends.runner import Runner
+from lanewise.backends.threads import RunnerThreads
 from lanewise.clock import NS_PER_MS, NS_PER_S, Clock
-from lanewise.engine.runner import Runner
-from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import DeadlineExpired, DeviceLost, Draining, QueueFull, RunnerLost
-from lanewise.models import ModelSpec, Profile
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import Shape
 from lanewise.scheduler.routing import Route
-from lanewise.tensors import Shape
 
 _log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from lanewise.errors import Draining, QueueFull, RunnerLost, ServingError
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.backlog import Backlog, Waiting
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.decisions import (
     Complete,
     Decision,
@@ -21,7 +21,7 @@ from lanewise.scheduler.decisions import (
     Slice,
 )
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy import Choice, GiveUp, Policy
+from lanewise.scheduler.policy.interface import Choice, GiveUp, Policy
 from lanewise.scheduler.request import PRIORITY_STEP_NS, QueuedRequest, RequestId
 from lanewise.scheduler.routing import Route, Router
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 from lanewise.errors import ServingError
-from lanewise.scheduler.costs import Bucket
+from lanewise.scheduler.costs.table import Bucket
 from lanewise.scheduler.request import RequestId
 
 LaneId = NewType("LaneId", int)

@@ -7,20 +7,21 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from lanewise.backends.runner import LoadedModel
+from lanewise.backends.self_check import require_agreement, require_padding
 from lanewise.clock import NS_PER_MS, Clock
-from lanewise.engine.runner import LoadedModel
-from lanewise.engine.self_check import require_agreement, require_padding
 from lanewise.errors import (
     RunnerLost,
 )
-from lanewise.model_settings import SchedulingSettings
-from lanewise.models import ModelSpec
-from lanewise.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Array, Shape
 from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
-from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.cost_report import CostReport, report_costs
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs.file import MeasuredModel
+from lanewise.scheduler.costs.measuring import MeasuredLane, measure_costs
+from lanewise.scheduler.costs.report import CostReport, report_costs
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.decisions import (
     LaneId,
 )
@@ -28,9 +29,8 @@ from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.flow import OVERTIME_S, RequestFlow, Urgency
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.launching import Inputs, Launcher
-from lanewise.scheduler.measuring import MeasuredLane, measure_costs
-from lanewise.scheduler.policies import DEFAULT_POLICY, POLICIES
-from lanewise.scheduler.policy import Policy
+from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.policy.interface import Policy
 from lanewise.scheduler.region_tensors import (
     RegionContents,
     RegionTensors,
@@ -47,7 +47,7 @@ from lanewise.scheduler.results import (
 )
 from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
-from lanewise.tensors import Array, Shape
+from lanewise.settings.model import SchedulingSettings
 
 
 class Dispatcher:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import NoProfileAdmits
+from lanewise.model.tensors import Shape
 from lanewise.scheduler.backlog import Backlog, Waiting
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy import Choice, Policy
+from lanewise.scheduler.policy.interface import Choice, Policy
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.results import CandidateReport, PlannedLaunch, RouteReport
 from lanewise.scheduler.routing import Route, Router
-from lanewise.tensors import Shape
 
 
 def explain(  # noqa: PLR0917 - a model's scheduler, and what is asked of it

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from lanewise.backends.runner import find_misfit
+from lanewise.backends.strings import decode_strings
 from lanewise.clock import NS_PER_S, Clock, Timer
-from lanewise.engine.runner import find_misfit
-from lanewise.engine.strings import decode_strings
 from lanewise.errors import Draining, ExecutionFailed, RunnerLost, ServingError
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import on_host
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject
 from lanewise.scheduler.gathering import Gathering
@@ -30,7 +31,6 @@ from lanewise.scheduler.parts import Outputs, Part, join, own_error, take_rows
 from lanewise.scheduler.request import QueuedRequest, RequestId
 from lanewise.scheduler.results import LaunchReport, WhenEnded
 from lanewise.scheduler.routing import Route
-from lanewise.tensors import on_host
 
 _log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, field
 
-from lanewise.models import Profile
+from lanewise.model.spec import Profile
 from lanewise.scheduler.decisions import LaneId, Launch
 from lanewise.scheduler.results import LaneCounters, LaneState
 

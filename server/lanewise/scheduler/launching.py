@@ -8,15 +8,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import structlog
 
+from lanewise.backends.polling import OVERTIME_NS, POLL_NS, Poller
+from lanewise.backends.runner import Batch, Runner
+from lanewise.backends.threads import RunnerThreads
 from lanewise.clock import Clock
-from lanewise.engine.polling import OVERTIME_NS, POLL_NS, Poller
-from lanewise.engine.runner import Batch, Runner
-from lanewise.engine.threads import RunnerThreads
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Piece, Shape
 from lanewise.scheduler.decisions import Launch, Slice
 from lanewise.scheduler.parts import Outputs
 from lanewise.scheduler.request import RequestId
-from lanewise.tensors import Piece, Shape
 
 _log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ import structlog
 
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import DeadlineExpired, ServingError
-from lanewise.models import ModelSpec, Profile
+from lanewise.model.spec import ModelSpec, Profile
 from lanewise.scheduler.decisions import Launch
 from lanewise.scheduler.request import QueuedRequest
 

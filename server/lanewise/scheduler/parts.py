@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lanewise.errors import ExecutionFailed, ServingError
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Array
 from lanewise.scheduler.results import InferResult, LaunchReport
-from lanewise.tensors import Array
 
 Outputs = dict[str, Array]
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Protocol, TypeVar, cast
 
 from lanewise.errors import RegionNotFound
-from lanewise.models import ModelSpec
-from lanewise.regions import RegionSlice, RegionTensor
+from lanewise.model.regions import RegionSlice, RegionTensor
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Array, DeviceArray, DType, Piece
 from lanewise.scheduler.results import InferResult, WhenEnded
-from lanewise.tensors import Array, DeviceArray, DType, Piece
 
 OFF_LOOP_BYTES = 1 << 20
 """From this size on copies are made by another thread: one takes 0.2 ms and more (5 to 10 GB/s),

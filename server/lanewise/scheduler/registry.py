@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lanewise.errors import Draining, ModelFailed, ModelLoading, ModelNotFound
-from lanewise.models import ModelSpec
-from lanewise.regions import NOWHERE, RegionSlice, RegionTensor
-from lanewise.scheduler.cost_report import CostReport
+from lanewise.model.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Array, Shape
+from lanewise.scheduler.costs.report import CostReport
 from lanewise.scheduler.results import InferResult, LanesStatus, LaneStatus, RouteReport, WhenEnded
-from lanewise.tensors import Array, Shape
 
 
 class Lanes(Protocol):

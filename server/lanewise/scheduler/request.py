@@ -6,8 +6,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import NewType
 
+from lanewise.model.tensors import Shape
 from lanewise.scheduler.routing import Route
-from lanewise.tensors import Shape
 
 RequestId = NewType("RequestId", int)
 

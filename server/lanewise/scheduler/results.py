@@ -6,10 +6,10 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from lanewise.models import Profile
-from lanewise.regions import RegionTensor
-from lanewise.runner_status import GraphCounts, RunnerMemory
-from lanewise.tensors import Array
+from lanewise.model.regions import RegionTensor
+from lanewise.model.runner_status import GraphCounts, RunnerMemory
+from lanewise.model.spec import Profile
+from lanewise.model.tensors import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
-from lanewise.models import ModelSpec, Profile
-from lanewise.scheduler.costs import Bucket, bucket_of
-from lanewise.tensors import DYNAMIC, Shape, TensorSpec, format_shape
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import DYNAMIC, Shape, TensorSpec, format_shape
+from lanewise.scheduler.costs.table import Bucket, bucket_of
 
 MAX_LAUNCHES = 1000
 """Launches that one request may be split over. More would keep a lane from everybody else, and

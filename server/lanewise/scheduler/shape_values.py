@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lanewise.errors import NoProfileAdmits
-from lanewise.models import ModelSpec, Profile
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import Piece, format_shape, on_host
 from lanewise.scheduler.routing import Route
-from lanewise.tensors import Piece, format_shape, on_host
 
 _Values = Mapping[str, tuple[int, ...]]
 

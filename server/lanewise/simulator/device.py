@@ -10,9 +10,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lanewise.scheduler.costs import Bucket, CostTable, Kind
+from lanewise.scheduler.costs.estimate import after_wait
+from lanewise.scheduler.costs.table import Bucket, CostTable, Kind
 from lanewise.scheduler.decisions import LaneId, LaunchId
-from lanewise.scheduler.estimate import after_wait
 from lanewise.scheduler.lane import Lane
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError, ServingError
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Shape
 from lanewise.scheduler.routing import Router
 from lanewise.simulator.traffic import RequestKind, items_of, with_rows
-from lanewise.tensors import Shape
 
 KEYS = ("name", "rows", "rate", "timeout-ms", "target-ms", "priority", "pin", "items")
 

@@ -10,20 +10,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lanewise.config import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.errors import ServingError
+from lanewise.model.tensors import Shape
 from lanewise.scheduler.core import Scheduler
-from lanewise.scheduler.cost_file import MeasuredModel
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs.file import MeasuredModel
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy import Policy
+from lanewise.scheduler.policy.interface import Policy
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
 from lanewise.scheduler.routing import CACHED_ROUTES, Route
+from lanewise.settings.server import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.simulator.device import Device, Ended, Work
 from lanewise.simulator.outcomes import Outcomes
 from lanewise.simulator.traffic import Arrival
-from lanewise.tensors import Shape
 
 _NOTHING: tuple[int | None, Arrival | None] = (None, None)
 

@@ -20,11 +20,11 @@ import structlog
 from pydantic import Field, ValidationError
 
 from lanewise.errors import ConfigError
-from lanewise.model_settings import Table, describe_problems, settings_error
-from lanewise.models import ModelSpec
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Shape
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest
+from lanewise.settings.model import Table, describe_problems, settings_error
 from lanewise.simulator.traffic import Arrival
-from lanewise.tensors import Shape
 
 FORMAT = "lanewise-trace"
 

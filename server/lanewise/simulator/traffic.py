@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from lanewise.clock import NS_PER_S
 from lanewise.errors import ConfigError
-from lanewise.models import ModelSpec
-from lanewise.tensors import Shape
+from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import Shape
 
 
 class Arrival(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 from lanewise.bench.mix import RowShare, Tensor, parse_rows, parse_shapes, resolve
 from lanewise.bench.payloads import build_payloads
 from lanewise.errors import ConfigError
-from lanewise.tensors import DType
+from lanewise.model.tensors import DType
 from lanewise_client.protos import inference_pb2 as pb
 
 IMAGES = Tensor("X", DType.FP32, (-1, 3, 8, 8))

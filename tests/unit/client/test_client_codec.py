@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanewise.tensors import DType
+from lanewise.model.tensors import DType
 from lanewise_client import codec
 from lanewise_client.errors import ServingError
 from lanewise_client.protos import inference_pb2 as pb

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from helpers.sim import model, profile
-from lanewise.engine.inputs import warm_up_batches
-from lanewise.models import ShapeRange, ShapeValues
-from lanewise.tensors import DType, TensorSpec
+from lanewise.backends.inputs import warm_up_batches
+from lanewise.model.spec import ShapeRange, ShapeValues
+from lanewise.model.tensors import DType, TensorSpec
 
 
 def test_warm_up_sends_zeros_and_in_shape_tensors_values_that_the_profile_admits():

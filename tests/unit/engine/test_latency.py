@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lanewise.engine.latency import LatencyTable
+from lanewise.backends.latency import LatencyTable
 
 MEASURED = LatencyTable.from_ms([1, 8, 128], [0.8, 1.5, 13.5])
 

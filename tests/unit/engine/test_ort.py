@@ -9,11 +9,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from helpers.models import InstantClock, save_onnx, save_onnx_echo, tensor
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
 from lanewise.errors import ConfigError, ExecutionFailed, MalformedContents
-from lanewise.model_settings import ModelSettings, OnnxRuntimeSettings
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings, OnnxRuntimeSettings
 
 
 def load(file, settings=None):

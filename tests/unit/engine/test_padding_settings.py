@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from helpers.models import profile_entry, tensor
-from lanewise.engine.profiles import plan_profiles
+from lanewise.backends.profiles import plan_profiles
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
-from lanewise.models import Padding
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.spec import Padding
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings
 
 FILE = Path("repo/m/model.toml")
 

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from lanewise.engine.polling import Poller
-from lanewise.engine.threads import RunnerThreads
+from lanewise.backends.polling import Poller
+from lanewise.backends.threads import RunnerThreads
 
 
 class SetClock:

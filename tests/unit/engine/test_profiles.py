@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from helpers.models import profile_entry, tensor
-from lanewise.engine.profiles import CarriedProfiles, plan_profiles
+from lanewise.backends.profiles import CarriedProfiles, plan_profiles
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
-from lanewise.models import RowRange, ShapeRange
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.spec import RowRange, ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings
 
 FILE = Path("repo/m/model.toml")
 ENGINE = Path("repo/m/1/model.plan")

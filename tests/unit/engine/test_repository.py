@@ -7,10 +7,10 @@ import pytest
 import structlog
 
 from helpers.models import InstantClock, save_onnx_echo, save_simulated_echo, tensor
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.source import ModelSource
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.source import ModelSource
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
+from lanewise.settings.model import ModelSettings
 
 
 def add_model(repository, name, version="1", file="model.onnx"):
@@ -225,8 +225,9 @@ def run_python(code):
 
 def test_no_backend_is_imported_before_a_model_asks_for_it():
     code = """
-import lanewise.engine.repository
-print([name for name in ("onnxruntime", "tensorrt", "lanewise.engine.ort") if name in sys.modules])
+import lanewise.backends.repository
+backends = ("onnxruntime", "tensorrt", "lanewise.backends.ort")
+print([name for name in backends if name in sys.modules])
 """
     assert run_python(code) == "[]"
 
@@ -237,9 +238,9 @@ def test_a_backend_whose_package_is_missing_says_how_to_install_it(tmp_path):
 from pathlib import Path
 sys.modules["onnxruntime"] = None  # importing it now fails as if it were not installed
 from lanewise.clock import SystemClock
-from lanewise.engine.repository import find_models, load_model
+from lanewise.backends.repository import find_models, load_model
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
+from lanewise.settings.model import ModelSettings
 (source,) = find_models(Path({str(file)!r}))
 try:
     load_model(source, ModelSettings(), clock=SystemClock())

@@ -8,13 +8,13 @@ import pytest
 
 from helpers.gated import GatedRunner
 from helpers.sim import model, profile
+from lanewise.backends.runner import LoadedModel
+from lanewise.backends.self_check import require_agreement
 from lanewise.clock import SystemClock
-from lanewise.engine.runner import LoadedModel
-from lanewise.engine.self_check import require_agreement
 from lanewise.errors import ExecutionFailed
-from lanewise.models import ShapeRange, ShapeValues
+from lanewise.model.spec import ShapeRange, ShapeValues
+from lanewise.model.tensors import DType, TensorSpec
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.tensors import DType, TensorSpec
 
 PROFILES = (
     profile(0, (1, 1, 1), [(4, 8, 16)], name="one"),

@@ -13,11 +13,11 @@ from helpers.models import (
     save_simulated_echo,
     tensor,
 )
-from lanewise.engine.repository import find_models, load_model
-from lanewise.engine.runner import Batch
+from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.runner import Batch
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings, ProfileSettings, read_model_settings
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings, ProfileSettings, read_model_settings
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "simulated" / "models"
 X = tensor("X")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanewise.errors import Overloaded
-from lanewise.link.arena import Arena, map_to_read
+from lanewise.ipc.arena import Arena, map_to_read
 
 MIB = 1 << 20
 

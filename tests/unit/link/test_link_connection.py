@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from helpers.linked import until
-from lanewise.link import connection as link
-from lanewise.link.arena import Arena
-from lanewise.link.connection import Connection, LinkRefused, shake_hands
-from lanewise.link.messages import Cancel
+from lanewise.ipc import connection as link
+from lanewise.ipc.arena import Arena
+from lanewise.ipc.connection import Connection, LinkRefused, shake_hands
+from lanewise.ipc.messages import Cancel
 
 
 class End:

@@ -16,10 +16,10 @@ from helpers.linked import Engine, front_end_of, linked, until
 from helpers.rpc import ECHO, EchoLanes, registry_of
 from lanewise import errors
 from lanewise.errors import EngineLost, ExecutionFailed, Overloaded, QueueFull, ServingError
-from lanewise.link.arena import Arena
-from lanewise.link.connection import Connection, shake_hands
-from lanewise.link.engine_link import EngineError
-from lanewise.link.messages import Count, Listening, Message, Models
+from lanewise.ipc.arena import Arena
+from lanewise.ipc.client import EngineError
+from lanewise.ipc.connection import Connection, shake_hands
+from lanewise.ipc.messages import Count, Listening, Message, Models
 from lanewise.scheduler.registry import ModelState, ServedModel
 
 SMALL, LARGE = 1, 10_000

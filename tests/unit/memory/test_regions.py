@@ -28,8 +28,8 @@ from lanewise.errors import (
 )
 from lanewise.memory.host_region import DIRECT_BYTES, RESERVED_PREFIX, HostRegion
 from lanewise.memory.regions import MAX_REGIONS, Regions
-from lanewise.regions import CudaRegion, RegionKind, RegionSlice, RegionTensor, SystemRegion
-from lanewise.tensors import DType
+from lanewise.model.regions import CudaRegion, RegionKind, RegionSlice, RegionTensor, SystemRegion
+from lanewise.model.tensors import DType
 
 SYSTEM, CUDA = RegionKind.SYSTEM, RegionKind.CUDA
 

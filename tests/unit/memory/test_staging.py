@@ -7,7 +7,7 @@ import pytest
 from helpers.models import contents, random_array
 from lanewise.errors import ShapeMismatch
 from lanewise.memory.staging import Filling, pack_rows, pad_rows
-from lanewise.tensors import DType
+from lanewise.model.tensors import DType
 
 
 def test_pieces_are_laid_back_to_back_and_the_rest_is_left_as_it_was():

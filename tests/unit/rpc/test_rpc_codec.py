@@ -14,11 +14,11 @@ from lanewise.errors import (
     UnknownTensor,
     Unsupported,
 )
-from lanewise.raw_contents import raw_from_array
-from lanewise.rpc.codec import decode_inputs, encode_response, select_outputs
-from lanewise.rpc.contents import has_typed_list
+from lanewise.model.raw_contents import raw_from_array
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.rpc.inference.codec import decode_inputs, encode_response, select_outputs
+from lanewise.rpc.inference.contents import has_typed_list
 from lanewise.scheduler.results import InferResult, LaunchReport
-from lanewise.tensors import DYNAMIC, DType
 from lanewise_client.protos import inference_pb2 as pb
 
 TWO = spec_of(("X", DType.FP32, (DYNAMIC, 3)), ("N", DType.INT8, (DYNAMIC,)))

@@ -8,9 +8,9 @@ from grpc_health.v1 import health_pb2
 from helpers.rpc import in_event_loop, registry_of
 from lanewise.clock import SystemClock
 from lanewise.memory.regions import Regions
-from lanewise.rpc.edge_call import EdgeCall
-from lanewise.rpc.edge_server import EdgeServer
-from lanewise.rpc.edge_wire import framed
+from lanewise.rpc.edge.call import EdgeCall
+from lanewise.rpc.edge.server import EdgeServer
+from lanewise.rpc.edge.wire import framed
 from lanewise.rpc.services import build_services
 
 WATCH = {

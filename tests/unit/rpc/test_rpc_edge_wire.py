@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from lanewise.errors import InvalidRequest, MessageTooLarge, ServingError, Unsupported
-from lanewise.rpc.edge_wire import MessageReader, framed, status_headers, timeout_s
+from lanewise.rpc.edge.wire import MessageReader, framed, status_headers, timeout_s
 from lanewise.rpc.status import Status
 
 LIMIT = 1000

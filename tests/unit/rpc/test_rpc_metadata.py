@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from helpers.rpc import ECHO
-from lanewise.rpc.metadata import describe_model
+from lanewise.rpc.inference.metadata import describe_model
 from lanewise_client.protos import inference_pb2 as pb
 
 

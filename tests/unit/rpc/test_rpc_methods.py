@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lanewise.rpc.aio_server import server_options
+from lanewise.rpc.aio import server_options
 from lanewise.rpc.methods import methods_of
 from lanewise.rpc.services import LANE_SERVICE
 

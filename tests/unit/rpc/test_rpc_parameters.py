@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanewise.errors import InvalidRequest, Unsupported
-from lanewise.rpc.parameters import RequestOptions, read_options, wants_final_mark
+from lanewise.rpc.inference.parameters import RequestOptions, read_options, wants_final_mark
 from lanewise_client.protos import inference_pb2 as pb
 
 

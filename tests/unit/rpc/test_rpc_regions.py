@@ -14,11 +14,11 @@ from helpers.rpc import (
     spec_of,
 )
 from lanewise.errors import InvalidRegion, InvalidRequest, MalformedContents
-from lanewise.regions import NOWHERE, RegionSlice, RegionTensor
-from lanewise.rpc.codec import decode_inputs, encode_response, select_outputs
-from lanewise.rpc.region_access import is_local
+from lanewise.model.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.rpc.inference.codec import decode_inputs, encode_response, select_outputs
+from lanewise.rpc.inference.region_access import is_local
 from lanewise.scheduler.results import InferResult
-from lanewise.tensors import DYNAMIC, DType
 from lanewise_client.protos import inference_pb2 as pb
 
 THREE = spec_of(

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.rpc import in_event_loop
 from lanewise.errors import InvalidRequest
-from lanewise.rpc.streams import answer_in_order
+from lanewise.rpc.inference.streams import answer_in_order
 
 
 class Source:

@@ -11,11 +11,11 @@ import pytest
 
 from helpers.gated import GatedRunner
 from helpers.sim import model, profile
+from lanewise.backends.runner import LoadedModel
 from lanewise.clock import NS_PER_S, SystemClock
-from lanewise.engine.runner import LoadedModel
 from lanewise.errors import DeadlineExpired, Draining, ExecutionFailed
-from lanewise.models import Padding
-from lanewise.scheduler.costs import CostTable
+from lanewise.model.spec import Padding
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 
 

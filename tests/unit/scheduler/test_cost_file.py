@@ -12,7 +12,7 @@ from helpers.measured import SCALAR_BUCKET, measured_model
 from helpers.sim import model, profile
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
-from lanewise.scheduler.cost_file import HostCosts, load_costs, save_costs
+from lanewise.scheduler.costs.file import HostCosts, load_costs, save_costs
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLES = sorted((REPOSITORY / "examples" / "costs").glob("*.json"))

@@ -11,8 +11,8 @@ from helpers.measured import measured_model
 from helpers.sim import mission_model, model, profile
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
-from lanewise.scheduler.cost_folder import CostFolder
-from lanewise.scheduler.costs import Kind
+from lanewise.scheduler.costs.folder import CostFolder
+from lanewise.scheduler.costs.table import Kind
 
 FILE = "m-1.json"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lanewise.scheduler.costs import MOST_KINDS, CostTable, bucket_of
-from lanewise.scheduler.estimate import DRIFT, KEPT_SAMPLES, MIN_BEHIND, Estimate
+from lanewise.scheduler.costs.estimate import DRIFT, KEPT_SAMPLES, MIN_BEHIND, Estimate
+from lanewise.scheduler.costs.table import MOST_KINDS, CostTable, bucket_of
 
 BUCKET = 4
 

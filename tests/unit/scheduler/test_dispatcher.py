@@ -23,12 +23,12 @@ from lanewise.errors import (
     QueueFull,
     RunnerLost,
 )
-from lanewise.models import ShapeRange
-from lanewise.scheduler.cost_report import LaunchCost
-from lanewise.scheduler.costs import CostTable
+from lanewise.model.spec import ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
+from lanewise.scheduler.costs.report import LaunchCost
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.results import LaneState
-from lanewise.tensors import DYNAMIC, DType, TensorSpec
 
 LONG_NS = 60 * NS_PER_S
 

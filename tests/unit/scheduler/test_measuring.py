@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from helpers.sim import model, profile
+from lanewise.backends.host_runner import HostRunner
+from lanewise.backends.threads import RunnerThreads
 from lanewise.clock import NS_PER_MS, SystemClock
-from lanewise.engine.host_runner import HostRunner
-from lanewise.engine.threads import RunnerThreads
 from lanewise.errors import ShapeMismatch
-from lanewise.scheduler.costs import CostTable
-from lanewise.scheduler.measuring import MeasuredLane, measure_costs
+from lanewise.scheduler.costs.measuring import MeasuredLane, measure_costs
+from lanewise.scheduler.costs.table import CostTable
 
 COPY_MS, EXECUTE_MS = 20, 40
 

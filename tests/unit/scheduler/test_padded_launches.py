@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from helpers.gpu_models import served_on_lanes
 from helpers.models import contents
 from helpers.padded import FEATURES, PADDING, expected_outputs, make_request, save_padded
+from lanewise.backends.repository import find_models, load_model
 from lanewise.clock import SystemClock
-from lanewise.engine.repository import find_models, load_model
 from lanewise.errors import ExecutionFailed, NoProfileAdmits, ShapeMismatch
-from lanewise.model_settings import read_model_settings
 from lanewise.scheduler.routing import Router
+from lanewise.settings.model import read_model_settings
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 from helpers.gated import gated_model
 from helpers.measured import SCALAR_BUCKET
 from helpers.sim import model, profile
+from lanewise.backends.polling import POLL_NS
 from lanewise.clock import NS_PER_MS, NS_PER_S, SystemClock
-from lanewise.engine.polling import POLL_NS
 from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 
 SHORT_NS = NS_PER_MS

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.sim import profile
-from lanewise.scheduler.costs import CostTable
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policies.prices import Prices
+from lanewise.scheduler.policy.prices import Prices
 
 BUCKET = 0
 Times = dict[int, int]

@@ -16,11 +16,11 @@ from helpers.sim import mission_model
 from lanewise.clock import NS_PER_S, SystemClock
 from lanewise.errors import Draining, InvalidRegion, NoProfileAdmits, RegionNotFound
 from lanewise.memory.regions import Regions
-from lanewise.regions import RegionKind, RegionSlice, RegionTensor, SystemRegion
-from lanewise.scheduler.costs import CostTable
+from lanewise.model.regions import RegionKind, RegionSlice, RegionTensor, SystemRegion
+from lanewise.model.tensors import DeviceArray, DType
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.region_tensors import OFF_LOOP_BYTES
-from lanewise.tensors import DeviceArray, DType
 
 LONG_NS = 60 * NS_PER_S
 ROWS = 4

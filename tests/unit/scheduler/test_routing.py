@@ -8,13 +8,13 @@ import pytest
 
 from helpers.sim import mission_costs, mission_model, model, profile
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
-from lanewise.models import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policies.cost_aware import CostAwarePolicy
+from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
 from lanewise.scheduler.routing import Eligibility, Router
-from lanewise.tensors import DYNAMIC, DType, TensorSpec
 
 
 def explain_of(spec: ModelSpec, shapes, pin=None, *, retired=()):

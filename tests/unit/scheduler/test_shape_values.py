@@ -10,15 +10,15 @@ import pytest
 
 from helpers.gated import GatedRunner
 from helpers.sim import model, profile
+from lanewise.backends.runner import LoadedModel
 from lanewise.clock import NS_PER_S, SystemClock
-from lanewise.engine.runner import LoadedModel
 from lanewise.errors import NoProfileAdmits
-from lanewise.models import ModelSpec, ShapeRange, ShapeValues
-from lanewise.scheduler.costs import CostTable
+from lanewise.model.spec import ModelSpec, ShapeRange, ShapeValues
+from lanewise.model.tensors import DType, TensorSpec
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.routing import Router
 from lanewise.scheduler.shape_values import admit_values
-from lanewise.tensors import DType, TensorSpec
 
 
 def with_sizes(*limits: tuple[tuple[int, int], tuple[int, int]]) -> ModelSpec:

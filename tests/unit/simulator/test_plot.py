@@ -9,8 +9,8 @@ import pytest
 
 from helpers.measured import measured_model
 from lanewise.errors import ConfigError
-from lanewise.scheduler.policies.first_fit import FirstFitPolicy
 from lanewise.simulator.plot import draw, occupancy, require_plots
+from lanewise.simulator.rivals.first_fit import FirstFitPolicy
 from lanewise.simulator.simulation import simulate
 from lanewise.simulator.traffic import Arrival
 

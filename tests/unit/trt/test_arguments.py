@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lanewise.engine.trt.arguments import gather_shapes, parse_profiles, parse_shapes
+from lanewise.backends.trt.build.arguments import gather_shapes, parse_profiles, parse_shapes
 from lanewise.errors import ConfigError
 
 OPTION = "--min-shapes"

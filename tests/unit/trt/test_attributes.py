@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers.trt_models import FakeEngine, import_tensorrt
-from lanewise.engine import trt
-from lanewise.engine.trt.attributes import (
+from lanewise.backends import trt
+from lanewise.backends.trt.attributes import (
     BUILDER_ATTRIBUTES,
     RTX_ATTRIBUTES,
     RUNTIME_ATTRIBUTES,

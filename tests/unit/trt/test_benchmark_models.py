@@ -15,8 +15,8 @@ from benchmarks.gpu.models import (
 )
 from helpers.gpu_models import DIFFERENT_IMAGES, FP16_TOLERANCE, least_difference, run_on_cpu
 from helpers.trt_models import bind_rtx
-from lanewise.engine.trt.build import build_plan
-from lanewise.model_settings import read_model_settings
+from lanewise.backends.trt.build.builder import build_plan
+from lanewise.settings.model import read_model_settings
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from helpers.trt_models import import_tensorrt
-from lanewise.engine.trt import binding as binding_module
-from lanewise.engine.trt.binding import EDITIONS, bind, make_binding
-from lanewise.engine.trt.messages import Severity
+from lanewise.backends.trt import binding as binding_module
+from lanewise.backends.trt.binding import EDITIONS, bind, make_binding
+from lanewise.backends.trt.messages import Severity
 from lanewise.errors import ConfigError
-from lanewise.tensors import DType
+from lanewise.model.tensors import DType
 
 SERVED = {
     "BOOL": DType.BOOL,

@@ -20,13 +20,13 @@ from helpers.trt_models import (
     save_matmul,
     save_operator,
 )
-from lanewise.engine.trt.binding import make_binding
-from lanewise.engine.trt.build import build_plan
-from lanewise.engine.trt.plan_header import PlanHeader, read_plan_header
+from lanewise.backends.trt.binding import make_binding
+from lanewise.backends.trt.build.builder import build_plan
+from lanewise.backends.trt.build.plan_header import PlanHeader, read_plan_header
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
-from lanewise.models import ShapeRange
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.spec import ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings
 
 SETTINGS_FILE = Path("repo/m/model.toml")
 ONE_TO_FOUR = profile_entry(X=[(1, 3), (2, 3), (4, 3)])

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from helpers.models import profile_entry, tensor
-from lanewise.engine.trt.build_profiles import BuildProfile, NetworkTensors, resolve_profiles
+from lanewise.backends.trt.build.profiles import BuildProfile, NetworkTensors, resolve_profiles
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
-from lanewise.models import ShapeRange
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.spec import ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings
 
 FILE = Path("repo/m/model.toml")
 X = tensor("X", shape=(DYNAMIC, 3))

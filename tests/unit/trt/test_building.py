@@ -13,9 +13,9 @@ from rich.console import Console
 
 from helpers.models import profile_entry
 from helpers.trt_models import bind_rtx, import_tensorrt, save_expand, save_matmul
-from lanewise.__main__ import cli
-from lanewise.building import ShapeArguments, build
-from lanewise.engine.trt.plan_header import read_plan_header
+from lanewise.backends.trt.build.plan_header import read_plan_header
+from lanewise.cli.build import ShapeArguments, build
+from lanewise.cli.main import cli
 from lanewise.errors import ConfigError
 
 THREE = "--min-shapes X:[1,3] --opt-shapes X:[2,3] --max-shapes X:[4,3]"

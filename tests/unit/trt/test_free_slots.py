@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.slots import FreeSlots
+from lanewise.backends.trt.slots import FreeSlots
 
 
 def test_slots_take_turns():

@@ -9,8 +9,8 @@ from helpers.serving import REPOSITORY
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.graphs import GraphCache, GraphMiss
-from lanewise.runner_status import GraphCounts
+from lanewise.backends.trt.graphs import GraphCache, GraphMiss
+from lanewise.model.runner_status import GraphCounts
 
 
 @dataclass

@@ -11,7 +11,7 @@ pytest.importorskip("cuda.bindings")
 
 from cuda.bindings import runtime as cuda
 
-from lanewise.engine.trt.growing_outputs import GrowingOutputs, make_allocator
+from lanewise.backends.trt.growing_outputs import GrowingOutputs, make_allocator
 from lanewise.memory.device import CudaError
 
 NO_MEMORY = CudaError(

@@ -8,15 +8,15 @@ import pytest
 
 from helpers.models import profile_entry, tensor
 from helpers.trt_models import FakeEngine, FakeTensor, import_tensorrt
-from lanewise.engine.trt.binding import make_binding
+from lanewise.backends.trt.binding import make_binding
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.introspect import describe_engine, plan_engine_profiles
+from lanewise.backends.trt.introspect import describe_engine, plan_engine_profiles
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings, ShapeRangeSettings
-from lanewise.models import RowRange, ShapeRange, ShapeValues
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.spec import RowRange, ShapeRange, ShapeValues
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings, ShapeRangeSettings
 
 PLAN = Path("repo/m/1/model.plan")
 SETTINGS = Path("repo/m/model.toml")

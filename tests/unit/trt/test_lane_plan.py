@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from helpers.sim import mission_model
-from lanewise.engine.report import EngineReport, ProfileNeeds
-from lanewise.engine.trt.lane_plan import plan_lanes
+from lanewise.backends.report import EngineReport, ProfileNeeds
+from lanewise.backends.trt.lane_plan import plan_lanes
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings, TensorRTSettings
+from lanewise.settings.model import ModelSettings, TensorRTSettings
 
 FILE = Path("model.toml")
 REPORT = EngineReport(

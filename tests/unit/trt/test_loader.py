@@ -8,10 +8,10 @@ import pytest
 
 from helpers.models import save_onnx_echo, tensor
 from helpers.trt_models import bind_rtx, import_tensorrt, plan_header, save_matmul, save_plan
-from lanewise.engine.trt.binding import make_binding
-from lanewise.engine.trt.build import build_plan
+from lanewise.backends.trt.binding import make_binding
+from lanewise.backends.trt.build.builder import build_plan
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
+from lanewise.settings.model import ModelSettings
 
 
 def lean():
@@ -21,7 +21,7 @@ def lean():
 @pytest.fixture
 def load_engine():
     import_tensorrt("cuda")
-    from lanewise.engine.trt.loader import load_engine
+    from lanewise.backends.trt.loader import load_engine
 
     return load_engine
 

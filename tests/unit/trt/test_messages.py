@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import structlog
 
-from lanewise.engine.trt.messages import RECENT_LINES, Messages, Severity, join_reasons
+from lanewise.backends.trt.messages import RECENT_LINES, Messages, Severity, join_reasons
 
 
 def logged(entries):

@@ -10,11 +10,11 @@ from helpers.models import tensor
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.introspect import EngineFacts, EngineProfile
-from lanewise.engine.trt.observe import Question, observe_outputs
-from lanewise.model_settings import ShapeRangeSettings
-from lanewise.models import ShapeValues
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.backends.trt.introspect import EngineFacts, EngineProfile
+from lanewise.backends.trt.observe import Question, observe_outputs
+from lanewise.model.spec import ShapeValues
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ShapeRangeSettings
 
 X = tensor("X")
 S = tensor("S", DType.INT64, (2,))

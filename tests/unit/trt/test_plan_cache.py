@@ -11,16 +11,16 @@ import pytest
 
 from helpers.models import profile_entry
 from helpers.trt_models import save_matmul
-from lanewise.engine.trt.binding import Binding
-from lanewise.engine.trt.messages import Messages
-from lanewise.engine.trt.plan_cache import (
+from lanewise.backends.trt.binding import Binding
+from lanewise.backends.trt.build.plan_cache import (
     cached_plan,
     plan_key,
     runtime_cache_file,
     write_atomically,
 )
+from lanewise.backends.trt.messages import Messages
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
+from lanewise.settings.model import ModelSettings
 
 BINDING = Binding("tensorrt-rtx", None, "T", "1.0", None, Messages("T"))
 DEVICE = "NVIDIA H200 (9.0)"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.trt_models import plan_header, save_plan
-from lanewise.engine.trt.plan_header import PlanHeader, read_plan_header
+from lanewise.backends.trt.build.plan_header import PlanHeader, read_plan_header
 from lanewise.errors import ConfigError
 
 

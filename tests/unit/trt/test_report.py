@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 
 from helpers.trt_models import FakeEngine, FakeTensor, import_tensorrt
-from lanewise.engine.report import EngineReport, ProfileNeeds
-from lanewise.engine.trt.binding import make_binding
-from lanewise.engine.trt.plan_header import PlanHeader
-from lanewise.models import ShapeRange
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.backends.report import EngineReport, ProfileNeeds
+from lanewise.backends.trt.binding import make_binding
+from lanewise.backends.trt.build.plan_header import PlanHeader
+from lanewise.model.spec import ShapeRange
+from lanewise.model.tensors import DYNAMIC, DType
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.introspect import describe_engine
-from lanewise.engine.trt.report import report_engine
-from lanewise.engine.trt.runner import DEPTH
+from lanewise.backends.trt.introspect import describe_engine
+from lanewise.backends.trt.report import report_engine
+from lanewise.backends.trt.runner import DEPTH
 
 
 @pytest.mark.parametrize("edition", ["tensorrt_lean", "tensorrt_rtx"])

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings")
 
-from lanewise.engine.trt.scratch import Scratch
+from lanewise.backends.trt.scratch import Scratch
 
 
 class Log:

@@ -9,10 +9,10 @@ from onnx import helper
 
 from helpers.models import save_onnx, save_onnx_echo, tensor
 from helpers.trt_models import bind_rtx, save_conversions, save_operator, save_repeat, save_several
-from lanewise.engine.trt.build import build_plan
+from lanewise.backends.trt.build.builder import build_plan
 from lanewise.errors import ConfigError
-from lanewise.model_settings import ModelSettings
-from lanewise.tensors import DYNAMIC, DType
+from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.settings.model import ModelSettings
 
 SETTINGS_FILE = Path("repo/m/model.toml")
 

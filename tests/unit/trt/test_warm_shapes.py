@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from helpers.sim import model, profile
-from lanewise.engine.trt import warm_shapes
-from lanewise.engine.trt.warm_shapes import WarmShapes
+from lanewise.backends.trt import warm_shapes
+from lanewise.backends.trt.warm_shapes import WarmShapes
 from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.models import ShapeValues
-from lanewise.tensors import DType, TensorSpec
+from lanewise.model.spec import ShapeValues
+from lanewise.model.tensors import DType, TensorSpec
 
 SPEC = model(profile(0, (1, 4, 8), [(4, 8, 1 << 20)]))
 

@@ -1,0 +1,160 @@
+"""The arrays a runner feeds to its model: a batch's pieces stacked and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from lanewise.backends.runner import Batch
+from lanewise.memory.host import HostBuffer
+from lanewise.memory.staging import Filling, pack_rows, pad_rows
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import Array, DType, Shape, on_host
+
+End = Literal["opt", "max"]
+
+
+class InputBuffers:
+    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum."""
+
+    def __init__(self, spec: ModelSpec, profile: Profile) -> None:
+        self._buffers = {
+            tensor.name: HostBuffer(tensor.dtype.numpy)
+            for tensor in spec.inputs
+            if tensor.name in spec.rowwise and tensor.dtype is not DType.BYTES
+        }
+        # A buffer for strings would keep those of the largest batch alive: they get new
+        # arrays, of pointers alone.
+        self._stacked_anew = {
+            tensor.name
+            for tensor in spec.inputs
+            if tensor.name in spec.rowwise and tensor.dtype is DType.BYTES
+        }
+        self._fillings = fillings(spec)
+        for name, buffer in self._buffers.items():
+            buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def gather(self, batch: Batch) -> dict[str, Array]:
+        """Get every input of `batch` with `padded_rows` rows, C-contiguous.
+
+        A lone piece that needs no padding is handed on as it is, anything else is copied.
+        The arrays are only to be read, and valid until the next call.
+        """
+        return {name: self._gather_input(name, batch) for name in batch.pieces}
+
+    def _gather_input(self, name: str, batch: Batch) -> Array:
+        pieces = [on_host(piece) for piece in batch.pieces[name]]
+        first = pieces[0]
+        buffer = self._buffers.get(name)
+        is_rowwise = buffer is not None or name in self._stacked_anew
+        if not is_rowwise:
+            return np.asarray(first, order="C")
+        shape = (batch.padded_rows, *batch.item_shape(name))
+        if len(pieces) == 1 and first.shape == shape:
+            return np.asarray(first, order="C")
+        stacked = np.empty(shape, np.object_) if buffer is None else buffer.view(shape)
+        pad_rows(stacked, pack_rows(pieces, stacked, self._fillings.get(name)))
+        return stacked
+
+
+def fillings(spec: ModelSpec) -> dict[str, Filling]:
+    """Get how inputs are completed whose pieces may be shorter than the launch, by name."""
+    if spec.padding is None:
+        return {}
+    return {
+        name: Filling(dim, spec.padding.values[name]) for name, dim in spec.padding.inputs.items()
+    }
+
+
+class Corner(NamedTuple):
+    """Sizes of the dimensions besides rows that are executed before the first request comes.
+
+    Attributes:
+        end: of the profile, for every dimension that is not padded.
+        length: of the profile's, for the one that is; 0 without padding.
+    """
+
+    end: End
+    length: int = 0
+
+
+def warm_corners(spec: ModelSpec, profile: Profile) -> tuple[Corner, ...]:
+    """List the corners of `profile` to warm up; the tuned sizes, with every length, first."""
+    if spec.padding is None:
+        return Corner("opt"), Corner("max")
+    tuned = (Corner("opt", length) for length in profile.lengths)
+    return *tuned, Corner("max", profile.lengths[-1])
+
+
+def tuned_corner(spec: ModelSpec, profile: Profile) -> Corner:
+    """Get the corner that `profile` is tuned for: its opt, at the next length it executes."""
+    if spec.padding is None:
+        return Corner("opt")
+    opt = min(profile.ranges[name].opt[dim] for name, dim in spec.padding.inputs.items())
+    return Corner("opt", profile.padded_length(opt))
+
+
+def corner_shapes(spec: ModelSpec, profile: Profile, corner: Corner) -> dict[str, Shape]:
+    """Get the shapes of every input at `corner`, with rows as at its end of `profile`."""
+    shapes = {name: getattr(limits, corner.end) for name, limits in profile.ranges.items()}
+    if spec.padding is not None:
+        for name in spec.padding.inputs:
+            rows, *item = shapes[name]
+            shapes[name] = (rows, *spec.padding.item_shape(name, tuple(item), corner.length))
+    return shapes
+
+
+def warm_up_batches(spec: ModelSpec, profile: Profile) -> Iterator[Batch]:
+    """Make a batch of zeros or empty strings for each of the profile's `warm_corners`."""
+    for corner in warm_corners(spec, profile):
+        rows = profile.rows.opt if corner.end == "opt" else profile.rows.max
+        yield blank_batch_at(spec, profile, corner, rows)
+
+
+def blank_batch_at(spec: ModelSpec, profile: Profile, corner: Corner, rows: int) -> Batch:
+    """Make a blank batch of `rows` rows with the other dimensions at one corner of `profile`.
+
+    Shape tensors hold the profile's values of the same end.
+    """
+    values = {name: getattr(limits, corner.end) for name, limits in profile.values.items()}
+    return blank_batch(spec, corner_shapes(spec, profile, corner), rows, values)
+
+
+def blank_batch(
+    spec: ModelSpec,
+    shapes: Mapping[str, Shape],
+    rows: int,
+    values: Mapping[str, tuple[int, ...]] | None = None,
+) -> Batch:
+    """Make a batch of zeros or empty strings.
+
+    Args:
+        spec: of the model.
+        shapes: by input name; of row-wise inputs, dimension 0 is replaced by `rows`.
+        rows: of the batch.
+        values: what shape tensors hold instead of zeros, row-major.
+    """
+    pieces = {}
+    for tensor in spec.inputs:
+        shape = shapes[tensor.name]
+        if tensor.name in spec.rowwise:
+            shape = (rows, *shape[1:])
+        if values and tensor.name in values:
+            held = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
+        else:
+            held = _blank(tensor.dtype, shape)
+        pieces[tensor.name] = [held]
+    return Batch(pieces, rows, rows)
+
+
+def _blank(dtype: DType, shape: Shape) -> Array:
+    if dtype is DType.BYTES:
+        return np.full(shape, b"", dtype.numpy)
+    return np.zeros(shape, dtype.numpy)

@@ -1,0 +1,180 @@
+"""Finds models on disk and loads them with the backend that is theirs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from lanewise.backends.registry import MODEL_SUFFIXES, choose_backend, model_suffix
+from lanewise.backends.runner import LoadedModel
+from lanewise.backends.source import ModelSource
+from lanewise.clock import Clock
+from lanewise.errors import ConfigError
+from lanewise.settings.model import ModelSettings
+
+_log = structlog.get_logger(__name__)
+
+SETTINGS_FILE = "model.toml"
+MODEL_FILES = tuple(f"model{suffix}" for suffix in MODEL_SUFFIXES)
+NO_VERSION = ""
+TRITON_SETTINGS_FILE = "config.pbtxt"
+_VERSION = re.compile(r"[1-9][0-9]*")
+_LAYOUT = (
+    f"expected <repository>/<model>/<version>/<file>, where <version> is 1, 2, ... and <file> "
+    f"one of {', '.join(MODEL_FILES)}; or one model file"
+)
+
+
+def find_models(path: Path) -> list[ModelSource]:
+    """List every version of every model at `path`, by name and ascending version.
+
+    `path` is a repository folder or one model file. The file makes a model of its name
+    without the ending, version 1, with the settings in model.toml beside it if there are
+    any. In a repository every folder is a model; hidden files are passed over in silence,
+    others that have no place in the layout with a warning if there is a model at all.
+
+    A model without a version, or a version without exactly one model file, is listed
+    with its problem, so that the others can be served.
+
+    Raises:
+        ConfigError: `path` cannot be read, is no model file, or no folder in it has versions;
+            the message names the path that may have been meant.
+    """
+    try:
+        if path.is_dir():
+            return _find_in_repository(path)
+        if path.exists():
+            return [_single_file(path)]
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    raise ConfigError(f"{path}: does not exist; {_LAYOUT}")
+
+
+def load_model(
+    source: ModelSource,
+    settings: ModelSettings,
+    *,
+    backend_override: str | None = None,
+    clock: Clock,
+) -> LoadedModel:
+    """Load a model and make its runners; they are not warmed up. Blocks.
+
+    Args:
+        source: from `find_models`.
+        settings: from `source.settings_file`.
+        backend_override: a backend, or "auto", to use whatever the settings say.
+        clock: the time of simulated models.
+
+    Raises:
+        ConfigError: the model cannot be served; the message says why.
+    """
+    if source.problem:
+        raise ConfigError(source.problem)
+    backend = choose_backend(source.file, backend_override or settings.backend)
+    return backend.import_load()(source, settings, clock)
+
+
+def _single_file(file: Path) -> ModelSource:
+    suffix = model_suffix(file)
+    if suffix is None:
+        raise ConfigError(f"{file}: is not a model file; {_LAYOUT}")
+    name = file.name.removesuffix(suffix)
+    if not name:
+        raise ConfigError(f"{file}: needs a name before '{suffix}', which names the model")
+    return ModelSource(name, "1", file, file.parent / SETTINGS_FILE)
+
+
+def _find_in_repository(repository: Path) -> list[ModelSource]:
+    sources = []
+    ignored: dict[Path, str] = {}
+    for entry in _visible(repository):
+        if entry.is_dir():
+            sources += _find_versions(entry, ignored)
+        else:
+            ignored[entry] = "a repository holds folders"
+    if all(source.version == NO_VERSION for source in sources):
+        problem = _describe_misplaced(repository)
+        raise ConfigError(f"{repository}: {problem}{' ' if problem[-1] == '?' else '; '}{_LAYOUT}")
+    for path, reason in ignored.items():
+        _log.warning("path ignored", path=str(path), reason=reason)
+    return sources
+
+
+def _find_versions(folder: Path, ignored: dict[Path, str]) -> list[ModelSource]:
+    """List the versions of the model in `folder`, or the one problem it has.
+
+    What has no place there is added to `ignored`, with the reason.
+    """
+    versions = []
+    for entry in _visible(folder):
+        if entry.is_dir() and _is_version(entry):
+            versions.append(entry)
+        elif entry.name == TRITON_SETTINGS_FILE:
+            ignored[entry] = (
+                f"it is not read; what it says goes into {SETTINGS_FILE} in other words: "
+                "see 'Coming from Triton' in docs/models.md"
+            )
+        elif entry.name != SETTINGS_FILE:
+            ignored[entry] = "not a version: 1, 2, ..."
+    settings_file = folder / SETTINGS_FILE
+    if not versions:
+        loose = "".join(f"move {file} to {folder / '1'}; " for file in _model_files(folder))
+        problem = f"{folder}: has no version; {loose}{_LAYOUT}"
+        return [ModelSource(folder.name, NO_VERSION, folder, settings_file, problem)]
+    versions.sort(key=lambda version: int(version.name))
+    return [_version_source(folder.name, version, settings_file) for version in versions]
+
+
+def _version_source(name: str, version: Path, settings_file: Path) -> ModelSource:
+    files = _model_files(version)
+    if len(files) == 1:
+        return ModelSource(name, version.name, files[0], settings_file)
+    if files:
+        found = " and ".join(file.name for file in files)
+        problem = f"{version}: holds {found}; keep one of them"
+    else:
+        problem = f"{version}: holds no model file; add one of {', '.join(MODEL_FILES)}"
+    return ModelSource(name, version.name, version, settings_file, problem)
+
+
+def _describe_misplaced(folder: Path) -> str:
+    """Say what `folder`, which is no repository, seems to be, and what was meant instead."""
+    here = folder.resolve()
+    if files := _model_files(folder):
+        repository = f"{here.parent.parent} or " if _is_version(here) else ""
+        return f"is not a repository, but holds a model file; did you mean {repository}{files[0]}?"
+    if any(_is_version(each) and _model_files(each) for each in _folders(folder)):
+        return f"is the folder of one model; did you mean {here.parent}?"
+    if _is_repository(folder / "models"):
+        return f"holds no models; did you mean {folder / 'models'}?"
+    for each in _folders(folder):
+        if files := _model_files(each):
+            return f"holds no models; did you mean to put {files[0]} into {each / '1'}?"
+    return "holds no models"
+
+
+def _is_repository(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        _is_version(version) and _model_files(version)
+        for model in _folders(folder)
+        for version in _folders(model)
+    )
+
+
+def _is_version(folder: Path) -> bool:
+    return _VERSION.fullmatch(folder.name) is not None
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return [folder / file for file in MODEL_FILES if (folder / file).is_file()]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [entry for entry in _visible(folder) if entry.is_dir()]
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (entry for entry in sorted(folder.iterdir()) if not entry.name.startswith("."))

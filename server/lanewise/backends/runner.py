@@ -1,0 +1,226 @@
+"""The hardware boundary: what a backend must offer to be served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lanewise.backends.report import EngineReport
+from lanewise.errors import ExecutionFailed
+from lanewise.model.runner_status import GraphCounts, RunnerMemory
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import Array, Piece, Shape, format_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to execute together.
+
+    Attributes:
+        pieces: per input of the model, arrays to lay back to back along dimension 0, each
+            (rows_i, *item_shape), C-contiguous, only read. An input that is not row-wise
+            has exactly one piece, taken as it is. Only those of `LoadedModel.direct_inputs`
+            may be memory that the device alone reads.
+        rows: the sum of rows_i; 1 for a model without batching.
+        padded_rows: rows to execute, >= rows. What the rows past `rows` hold is the
+            runner's choice; it must be harmless (zeros, empty strings).
+        item_shapes: of inputs that the spec's `padding` names, the shape of a row to execute,
+            at a length of the profile's. Their pieces may be shorter, and are completed with
+            the padding's value.
+    """
+
+    pieces: Mapping[str, Sequence[Piece]]
+    rows: int
+    padded_rows: int
+    item_shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def item_shape(self, name: str) -> Shape:
+        """Get the shape of a row of input `name` to execute."""
+        return self.item_shapes.get(name) or self.pieces[name][0].shape[1:]
+
+
+class PendingBatch(Protocol):
+    """A batch that was started and holds one of its runner's `depth` places until `result`."""
+
+    def is_done(self) -> bool:
+        """Tell whether `result` returns, or raises, without waiting. Raises nothing."""
+        ...
+
+    def result(self) -> dict[str, Array]:
+        """Wait for the end of the batch; then get what `run` returns, or raise what it raises.
+
+        To be called once, from any thread: that gives the place back, also if it raises.
+        """
+        ...
+
+
+class Runner(Protocol):
+    """Executes batches for one profile.
+
+    Built, warmed up, run and closed by one owner. `warm_up`, `run` and `close` block and
+    are called off the event loop; `run` by `depth` threads at a time, the others alone.
+    `start` is called from one thread, at any time but while others are in `warm_up` or `close`.
+    `prepare` blocks, too, and may be called from any thread while others are in `run` or
+    `close`; so may `is_warm`, `memory` and `graph_counts`, which return at once. Buffers
+    inside only ever grow.
+    """
+
+    @property
+    def profile(self) -> Profile:
+        """The profile this runner was made for."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How many batches may be inside `run` at a time: more than 1 if that overlaps work."""
+        ...
+
+    @property
+    def row_counts(self) -> tuple[int, ...]:
+        """The numbers of rows to be executed, ascending; others are padded up to the next.
+
+        Empty if every number within the profile runs equally well.
+        """
+        ...
+
+    def warm_up(self) -> None:
+        """Execute the profile's opt and max shapes once, so that no client's request is first.
+
+        With padding, every length of the profile, too.
+
+        Raises:
+            ExecutionFailed: the model cannot run its own profile.
+        """
+        ...
+
+    def is_warm(self, shapes: Mapping[str, Shape]) -> bool:
+        """Tell whether requests of these shapes are executed without compiling anything first.
+
+        Args:
+            shapes: of every input, as one request sends them. Dimension 0 of row-wise
+                inputs does not count: the answer holds for all `row_counts`.
+        """
+        ...
+
+    def prepare(self, shapes: Mapping[str, Shape]) -> None:
+        """Compile what executing `shapes` needs, without holding up `run`; then they are warm.
+
+        Does nothing if they are warm already. May take seconds for each of `row_counts`.
+        Calls at the same time wait for each other.
+
+        Args:
+            shapes: as for `is_warm`; within the profile.
+
+        Raises:
+            ExecutionFailed: they cannot be executed, or there is too little memory to try;
+                the runner serves on.
+            RunnerLost: the runner is out of service, or was closed meanwhile.
+        """
+        ...
+
+    def run(self, batch: Batch) -> dict[str, Array]:
+        """Execute `batch` and get every output of the model, in host memory.
+
+        `batch.padded_rows` and the shapes of its pieces must lie within the profile.
+
+        Returns:
+            By output name, in the shapes this execution reported: nothing is cut or
+            assumed. With batching, each has `padded_rows` rows. The arrays are the
+            caller's to keep; no later run touches them.
+
+        Raises:
+            ExecutionFailed: this batch failed, or its outputs cannot be cut into rows; the
+                runner may be used again.
+            ShapeMismatch: the shapes of the inputs, each within the profile, or the values of
+                shape tensors contradict each other.
+            MalformedContents: an element of a text input is not UTF-8, see `ModelSpec`.
+            RunnerLost: the runner is out of service.
+        """
+        ...
+
+    def start(self, batch: Batch) -> PendingBatch | None:
+        """Begin to execute `batch` without waiting for anything, for the caller to poll.
+
+        Returns:
+            None if that is not possible, now or ever: then `run` is to be called. So it is
+            when every place is taken, when copying the batch would take long, when something
+            would have to be prepared first, and for runners that have no such thing.
+
+        Raises:
+            ExecutionFailed, RunnerLost: as `run`.
+        """
+        ...
+
+    def memory(self) -> RunnerMemory:
+        """Tell what the buffers hold now."""
+        ...
+
+    def graph_counts(self) -> GraphCounts | None:
+        """Tell how often CUDA graphs were launched; None for a runner that has no use for them."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; the runner is not used again. A second call does nothing."""
+        ...
+
+
+def require_rows(spec: ModelSpec, outputs: Mapping[str, Array], padded_rows: int) -> None:
+    """Check that every output has the rows that were executed; for runners to call.
+
+    Otherwise rows would go to the wrong requests. Does nothing without batching.
+
+    Raises:
+        ExecutionFailed: an output has another number of rows.
+    """
+    if not spec.batching:
+        return
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != padded_rows:
+            raise ExecutionFailed(
+                f"model '{spec.name}': output '{name}' came back as {format_shape(array.shape)} "
+                f"for {padded_rows} rows, so it cannot be cut into rows; set `batching = false` "
+                "in model.toml"
+            )
+
+
+def find_misfit(spec: ModelSpec, outputs: Mapping[str, Array], length: int) -> str:
+    """Say which output cannot be cut back to the lengths of requests; "" if all can.
+
+    Args:
+        spec: of the model.
+        outputs: of an execution.
+        length: that was executed, see `Padding`.
+    """
+    if spec.padding is None:
+        return ""
+    for name, dim in spec.padding.outputs.items():
+        shape = outputs[name].shape
+        if dim >= len(shape) or shape[dim] != length:
+            return (
+                f"model '{spec.name}': output '{name}' came back as {format_shape(shape)} for "
+                f"{length} {spec.padding.dimension}, so it cannot be cut back in dimension {dim}; "
+                "leave it out of padding.outputs if it does not grow with them, or leave out "
+                "[padding]"
+            )
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """One version of a model, ready to be warmed up and served.
+
+    Attributes:
+        runners: one or more for each profile of `spec`, in the order of the profiles.
+        is_compiled: whether each profile was compiled apart, so that its runners have to
+            show that they agree with each other before they serve.
+        engine: what the engine tells of itself; None for a backend without engines.
+        direct_inputs: names of the inputs that the device copies by itself out of whatever
+            memory it can read.
+    """
+
+    spec: ModelSpec
+    runners: tuple[Runner, ...]
+    is_compiled: bool = False
+    engine: EngineReport | None = None
+    direct_inputs: frozenset[str] = frozenset()

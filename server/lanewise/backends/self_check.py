@@ -1,0 +1,168 @@
+"""Whether the runners of a model agree with each other where their profiles overlap.
+
+Each profile of an engine is compiled apart, and plugins may carry state from one context to
+another: an engine with one context per profile has given wrong outputs without any error
+(TensorRT 8.5 with a plugin, https://github.com/NVIDIA/TensorRT/issues/2648).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lanewise.backends.inputs import Corner, blank_batch_at
+from lanewise.backends.runner import Batch, Runner, find_misfit
+from lanewise.errors import ExecutionFailed
+from lanewise.model.spec import ModelSpec, Profile
+from lanewise.model.tensors import Array, DType, Shape
+
+SEED = 0
+
+_TOLERANCES = {
+    # TF32 and FP16 keep 10 bits, BF16 7, E4M3 3, E5M2 2; sums of many terms lose some more.
+    DType.FP64: 1e-6,
+    DType.FP32: 2e-2,
+    DType.FP16: 2e-2,
+    DType.BF16: 1e-1,
+    DType.FP8_E4M3FN: 0.5,
+    DType.FP8_E5M2: 0.5,
+}
+"""By datatype of the output, in units of the reference's largest element.
+
+Of outputs of other types only the shape is compared: a label or an index may well change when two
+candidates are as good as equal.
+"""
+
+
+def require_agreement(spec: ModelSpec, runners: Sequence[Runner]) -> None:
+    """Run the same row on every runner and compare with the first that admits its shapes.
+
+    Blocks; for runners that have been warmed up, from a thread that may call all of them.
+
+    Raises:
+        ExecutionFailed: two of them disagree; the message has the profiles and the
+            difference.
+    """
+    for position, runner in enumerate(runners):
+        for reference in runners[:position]:
+            shapes = _common_shapes(reference.profile, runner.profile, spec)
+            values = _common_values(reference.profile, runner.profile)
+            if shapes is not None and values is not None:
+                _compare(spec, reference, runner, _make_inputs(spec, shapes, values))
+                break
+
+
+def require_padding(spec: ModelSpec, runners: Sequence[Runner]) -> None:
+    """Execute the first runner's least and greatest length, and see which outputs grow with it.
+
+    Blocks, as `require_agreement` does; for models with padding.
+
+    Raises:
+        ExecutionFailed: an output grows that the padding does not name, or one that it does
+            name has another size than was executed.
+    """
+    assert spec.padding is not None, "only models with padding are checked"
+    runner = runners[0]
+    shapes: dict[str, Shape] = {}
+    for length in sorted({runner.profile.lengths[0], runner.profile.lengths[-1]}):
+        rows = runner.row_counts[0] if runner.row_counts else runner.profile.rows.min
+        batch = blank_batch_at(spec, runner.profile, Corner("opt", length), rows)
+        outputs = runner.run(batch)
+        if problem := find_misfit(spec, outputs, length):
+            raise ExecutionFailed(problem)
+        for name in outputs.keys() - spec.padding.outputs.keys():
+            shape = outputs[name].shape
+            before = shapes.setdefault(name, shape)
+            if shape != before:
+                raise ExecutionFailed(
+                    f"model '{spec.name}': output '{name}' is {list(before)} or {list(shape)}, "
+                    f"depending on {spec.padding.dimension}; say in padding.outputs which "
+                    "dimension is to be cut back"
+                )
+
+
+def _common_shapes(one: Profile, other: Profile, spec: ModelSpec) -> Mapping[str, Shape] | None:
+    """Find shapes of one row that both admit, near the opt of `other`; None if there are none.
+
+    With shape tensors they are the opt itself, the only shapes sure to go with its values.
+    """
+    shapes: dict[str, Shape] = {}
+    for name, limits in other.ranges.items():
+        theirs = one.ranges[name]
+        low = tuple(map(max, limits.min, theirs.min))
+        high = tuple(map(min, limits.max, theirs.max))
+        shape = tuple(map(max, low, map(min, high, limits.opt)))
+        first = 1 if name in spec.rowwise else 0
+        if any(a > b for a, b in zip(low[first:], high[first:], strict=True)):
+            return None
+        if other.values and shape[first:] != limits.opt[first:]:
+            return None
+        shapes[name] = (1, *shape[1:]) if first else shape
+    return shapes
+
+
+def _common_values(one: Profile, other: Profile) -> Mapping[str, tuple[int, ...]] | None:
+    """Get the opt values of `other` if `one` admits them, too; else None."""
+    for name, limits in other.values.items():
+        theirs = one.values[name]
+        places = zip(theirs.min, limits.opt, theirs.max, strict=True)
+        if not all(low <= value <= high for low, value, high in places):
+            return None
+    return {name: limits.opt for name, limits in other.values.items()}
+
+
+def _make_inputs(
+    spec: ModelSpec, shapes: Mapping[str, Shape], values: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array]:
+    """Make inputs that are harmless to any model: 0 or 1 where they may be indices.
+
+    Shape tensors get their `values`.
+    """
+    draw = np.random.default_rng(SEED)
+    inputs: dict[str, Array] = {}
+    for tensor in spec.inputs:
+        shape = shapes[tensor.name]
+        if tensor.name in values:
+            inputs[tensor.name] = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
+        elif tensor.dtype is DType.BYTES:
+            inputs[tensor.name] = np.full(shape, b"", np.object_)
+        elif tensor.dtype.numpy.kind in "iub":
+            inputs[tensor.name] = draw.integers(0, 2, shape).astype(tensor.dtype.numpy)
+        else:
+            inputs[tensor.name] = draw.random(shape).astype(tensor.dtype.numpy)
+    return inputs
+
+
+def _run_row(spec: ModelSpec, runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    smallest = runner.row_counts[0] if runner.row_counts else runner.profile.rows.min
+    outputs = runner.run(Batch({name: [each] for name, each in inputs.items()}, 1, smallest))
+    return {name: array[:1] for name, array in outputs.items()} if spec.batching else outputs
+
+
+def _compare(
+    spec: ModelSpec, reference: Runner, runner: Runner, inputs: Mapping[str, Array]
+) -> None:
+    expected, got = (_run_row(spec, each, inputs) for each in (reference, runner))
+    names = f"profiles '{reference.profile.name}' and '{runner.profile.name}'"
+    for tensor in spec.outputs:
+        a, b = expected[tensor.name], got[tensor.name]
+        tolerance = _TOLERANCES.get(tensor.dtype)
+        if a.shape != b.shape:
+            difference = f"shapes {list(a.shape)} and {list(b.shape)}"
+        elif tolerance is not None and not _is_close(a, b, tolerance):
+            apart = np.flatnonzero(a.reshape(-1) != b.reshape(-1))[:4]
+            difference = f"such as {a.reshape(-1)[apart]} and {b.reshape(-1)[apart]}"
+        else:
+            continue
+        raise ExecutionFailed(
+            f"model '{spec.name}': {names} disagree on output '{tensor.name}' for the same row: "
+            f"{difference}; build the engine again, leave one of the profiles out, or set "
+            "`self_check = false` under [tensorrt] if the outputs are meant to differ"
+        )
+
+
+def _is_close(a: Array, b: Array, tolerance: float) -> bool:
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    largest = float(np.max(np.abs(wide_a), initial=0.0, where=np.isfinite(wide_a)))
+    return bool(np.allclose(wide_a, wide_b, rtol=0, atol=tolerance * largest, equal_nan=True))

@@ -1,0 +1,293 @@
+"""Loads a server from the command line and shows what came of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lanewise.bench.figures import ALL, LoadFigures, figures_of
+from lanewise.bench.fleet import Fleet, Outcome, Timing
+from lanewise.bench.loads import Load, Payload, Target
+from lanewise.bench.mix import Tensor, parse_rows, parse_shapes, resolve
+from lanewise.bench.payloads import build_payloads
+from lanewise.bench.plot import can_draw, draw
+from lanewise.bench.report import COLUMNS, Run, as_json, as_markdown, cells_of
+from lanewise.clock import NS_PER_MS
+from lanewise.errors import ConfigError
+from lanewise.model.tensors import DType
+from lanewise_client import Client, ServingError, Unsupported
+
+METADATA_TIMEOUT_S = 10.0
+MOST_PROCESSES = 8
+"""By default: enough to keep a front end of as many processes busy."""
+
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the command line asks for.
+
+    Attributes:
+        model: None for the only one of the server.
+        version: empty for the server's choice.
+        concurrencies: closed loops, one after the other.
+        rates: open loops, in requests a second, after those.
+        burst: of the open loops.
+        rows: as `parse_rows` takes it; None for the shapes as they are.
+        shapes: as `parse_shapes` takes them.
+        zeros: as values, instead of random ones.
+        timeout_ms: from when a request is due to its deadline; None for none.
+        processes: None for a number that suits this machine.
+        report: a file, .md or .json.
+    """
+
+    address: str
+    model: str | None
+    version: str
+    concurrencies: Sequence[int]
+    rates: Sequence[float]
+    burst: float
+    rows: str | None
+    shapes: Sequence[str]
+    zeros: bool
+    timeout_ms: float | None
+    timing: Timing
+    processes: int | None
+    channels: int
+    report: Path | None
+
+
+def run(arguments: Arguments, console: Console) -> bool:
+    """Load the server and print what came of it; tell whether any request was answered.
+
+    Raises:
+        ConfigError: the arguments contradict the model or each other, or a file cannot be
+            written.
+        lanewise_client.ServingError: the server does not tell of its model.
+    """
+    if arguments.report is not None:
+        _require_writable(arguments.report)
+    loads = _loads(arguments)
+    server, model, payloads = _prepare(arguments)
+    processes = arguments.processes or default_processes(loads)
+    target = Target(
+        arguments.address,
+        payloads,
+        channels=arguments.channels,
+        timeout_ns=_ns(arguments.timeout_ms),
+        seed=SEED,
+    )
+    console.print(f"{server}, model {model}, {processes} client processes", highlight=False)
+    with Fleet(target, processes) as fleet, _display(payloads, console) as show:
+        done: list[LoadFigures] = []
+        for load in loads:
+            outcome = fleet.run(load, arguments.timing, lambda so_far: show(done, so_far))
+            done.append(figures_of(outcome, payloads))
+            show(done, None)
+    _tell_problems(done, console)
+    if arguments.report is not None:
+        whole = Run(
+            command=shlex.join(["lanewise", *sys.argv[1:]]),
+            date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            address=arguments.address,
+            server=server,
+            model=model,
+            payloads=payloads,
+            timeout_ms=arguments.timeout_ms,
+            timing=arguments.timing,
+            processes=processes,
+            channels=arguments.channels,
+            loads=tuple(done),
+        )
+        _write(whole, arguments.report, console)
+    return any(figures.total.answered for figures in done)
+
+
+def default_processes(loads: Sequence[Load]) -> int:
+    """Choose how many processes suit the cores this one may run on, and the loads."""
+    cores = len(os.sched_getaffinity(0))
+    # One answers several thousand requests a second; beside the server more only disturb it.
+    useful = max(MOST_PROCESSES if load.rate is not None else load.concurrency for load in loads)
+    return max(1, min(cores // 2, MOST_PROCESSES, useful))
+
+
+def _loads(arguments: Arguments) -> list[Load]:
+    if arguments.burst > 1 and not arguments.rates:
+        raise ConfigError("--burst is for open loops: give --rate as well")
+    closed = [Load(concurrency=each) for each in arguments.concurrencies]
+    return closed + [Load(rate=rate, burst=arguments.burst) for rate in arguments.rates]
+
+
+def _ns(ms: float | None) -> int | None:
+    return None if ms is None else round(ms * NS_PER_MS)
+
+
+def _prepare(arguments: Arguments) -> tuple[str, str, tuple[Payload, ...]]:
+    """Ask the server, and make the requests; one is tried, so that mistakes are told at once."""
+    rows = parse_rows(arguments.rows) if arguments.rows is not None else ()
+    shapes = parse_shapes(arguments.shapes)
+    with Client(arguments.address, timeout_s=METADATA_TIMEOUT_S) as client:
+        server = _describe(client)
+        model = arguments.model or _only_model(client)
+        metadata = client.model_metadata(model, arguments.version)
+    try:
+        declared = [
+            Tensor(tensor.name, DType(tensor.datatype), tuple(tensor.shape))
+            for tensor in metadata.inputs
+        ]
+    except ValueError as error:
+        raise ConfigError(
+            f"the server declares an input of a datatype unknown here: {error}"
+        ) from error
+    payloads = build_payloads(
+        model,
+        arguments.version,
+        resolve(declared, shapes),
+        rows,
+        random=not arguments.zeros,
+        seed=SEED,
+    )
+    return server, model, payloads
+
+
+def _describe(client: Client) -> str:
+    try:
+        metadata = client.server_metadata()
+    except Unsupported:
+        return "a server that does not tell its name"
+    return f"{metadata.name} {metadata.version}".strip()
+
+
+def _only_model(client: Client) -> str:
+    try:
+        names = sorted({model.name for model in client.models()})
+    except ServingError as error:
+        raise ConfigError(
+            f"--model NAME is needed: the server does not list its models ({error.message})"
+        ) from error
+    if len(names) != 1:
+        listed = ", ".join(f"'{name}'" for name in names) or "none"
+        raise ConfigError(f"--model NAME is needed: the server's models are {listed}")
+    return names[0]
+
+
+Show = Callable[[Sequence[LoadFigures], Outcome | None], None]
+
+
+@contextmanager
+def _display(payloads: Sequence[Payload], console: Console) -> Iterator[Show]:
+    """Show a table that grows on a terminal, else a line for each load and the table at last."""
+    latest: list[LoadFigures] = []
+    if not console.is_terminal:
+
+        def tell(done: Sequence[LoadFigures], so_far: Outcome | None) -> None:
+            latest[:] = done
+            if so_far is None:
+                console.print(_line(done[-1]), highlight=False)
+
+        yield tell
+        if latest:
+            console.print(_table(latest))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+
+        def draw_table(done: Sequence[LoadFigures], so_far: Outcome | None) -> None:
+            running = [] if so_far is None else [figures_of(_elapsed(so_far), payloads)]
+            live.update(Group(_table([*done, *running]), _progress(so_far)), refresh=True)
+
+        yield draw_table
+
+
+def _elapsed(outcome: Outcome) -> Outcome:
+    """Get the outcome as if the measurement were over, so that its rates are those so far."""
+    seconds = len(outcome.course) * 0.5
+    return Outcome(
+        outcome.load,
+        min(outcome.seconds, seconds) or outcome.seconds,
+        outcome.kinds,
+        outcome.delays,
+        outcome.course,
+        outcome.examples,
+    )
+
+
+def _progress(outcome: Outcome | None) -> Text:
+    if outcome is None:
+        return Text("")
+    return Text(f"{outcome.load.name}: {len(outcome.course) * 0.5:.1f} of {outcome.seconds:g} s")
+
+
+def _line(figures: LoadFigures) -> str:
+    total = figures.total
+    pairs = zip(COLUMNS, cells_of(total), strict=True)
+    return f"{figures.load}: {', '.join(f'{n} {v}' for n, v in pairs)}, failed {total.failed}"
+
+
+def _table(loads: Sequence[LoadFigures]) -> Table:
+    """Make the table, without columns that repeat what others say."""
+    kinds = [kind for load in loads for kind in load.kinds]
+    left_out = set()
+    if all(kind.good_per_s == kind.answered_per_s for kind in kinds):
+        left_out.add("good/s")
+    if all(kind.rows_per_s == kind.answered_per_s for kind in kinds):
+        left_out.add("rows/s")
+    if all(kind.kind == ALL for kind in kinds):
+        left_out.add("requests")
+    names = ("load", "requests", *COLUMNS, "failed")
+    table = Table()
+    for name in names:
+        if name not in left_out:
+            is_text = name in {"load", "requests"}
+            table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
+    for load in loads:
+        for kind in load.kinds:
+            cells = (load.load, kind.kind, *cells_of(kind), str(kind.failed))
+            pairs = zip(names, cells, strict=True)
+            table.add_row(*(cell for name, cell in pairs if name not in left_out))
+    return table
+
+
+def _tell_problems(loads: Sequence[LoadFigures], console: Console) -> None:
+    for load in loads:
+        for label, count in load.total.failures.items():
+            text = load.examples.get(label, "")
+            console.print(f"{load.load}: {count} x {label}: {text}", highlight=False, markup=False)
+        for warning in load.warnings:
+            console.print(f"{load.load}: {warning}", style="bold yellow", highlight=False)
+
+
+def _require_writable(file: Path) -> None:
+    """Refuse before the run, which may take long, what could not be written after it."""
+    if file.suffix not in {".md", ".json"}:
+        raise ConfigError(f"--report {file}: must end in .md or .json")
+    if not file.parent.is_dir():
+        raise ConfigError(f"--report {file}: {file.parent} is not a folder")
+
+
+def _write(run: Run, file: Path, console: Console) -> None:
+    picture = file.with_suffix(".svg") if can_draw() else None
+    if picture is not None:
+        draw(run.loads, picture)
+    if file.suffix == ".json":
+        text = json.dumps(as_json(run), indent=1) + "\n"
+    else:
+        text = as_markdown(run, picture.name if picture is not None else None)
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--report {file}: cannot be written: {error.strerror}") from error
+    plots = f" and {picture}" if picture is not None else "; for plots install 'lanewise[plots]'"
+    console.print(f"report: {file}{plots}", highlight=False, markup=False)

@@ -1,0 +1,232 @@
+"""Builds a plan from the command line, shows how far that is and prints what came of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lanewise.backends.trt.binding import EDITIONS, Binding, TrtBackend, bind
+from lanewise.backends.trt.build.arguments import SHAPE_OPTIONS, parse_profiles
+from lanewise.backends.trt.build.builder import BuiltPlan, build_plan, require_builder
+from lanewise.backends.trt.build.plan_cache import write_atomically
+from lanewise.backends.trt.build.progress import LoggedProgress
+from lanewise.clock import NS_PER_MS, SystemClock
+from lanewise.errors import ConfigError
+from lanewise.model.spec import ShapeRange
+from lanewise.model.tensors import format_shape
+from lanewise.settings.model import ModelSettings, read_model_settings, read_settings_file
+
+COMMAND_LINE = Path("command line")
+"""Named in messages as the file that profiles from options come from."""
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeArguments:
+    """What the shape options hold, one entry for each time an option is given."""
+
+    min: Sequence[str] = ()
+    opt: Sequence[str] = ()
+    max: Sequence[str] = ()
+
+
+def build(
+    onnx_file: Path,
+    plan_file: Path,
+    *,
+    backend: str | None,
+    shapes: ShapeArguments,
+    settings_file: Path | None,
+    console: Console,
+) -> None:
+    """Build the model in `onnx_file` and write its plan to `plan_file`.
+
+    The profiles come from `shapes`, or else from `settings_file`, by default the model.toml
+    beside the model; without any they follow from the model.
+
+    Args:
+        onnx_file: the model.
+        plan_file: replaced if it exists, but only once the plan is complete.
+        backend: "tensorrt" or "tensorrt-rtx"; None or "auto" for the one in the settings,
+            or else the first that is installed and has a builder.
+        shapes: profiles as in `parse_profiles`.
+        settings_file: a model.toml; None for the one beside the model, if there is one.
+        console: for progress and the summary.
+
+    Raises:
+        ConfigError: see `build_plan`; or the plan could not be written.
+    """
+    settings, source = _read_settings(onnx_file, settings_file, shapes)
+    binding = _choose_binding(backend, settings)
+    _require_writable(plan_file)
+    clock = SystemClock()
+    began_ns = clock.now_ns()
+    with ThreadPoolExecutor(1) as executor, _show_progress(console) as progress:
+        # In a thread, so that an interrupt reaches Python here and not in a callback of
+        # TensorRT's, through which no exception may pass.
+        building = executor.submit(build_plan, binding, onnx_file, settings, source, progress)
+        try:
+            plan = building.result()
+        except BaseException:
+            progress.stop()
+            raise
+    write_atomically(plan_file, plan.data)
+    _print_summary(plan, console)
+    seconds = (clock.now_ns() - began_ns) / NS_PER_MS / 1000
+    console.print(
+        f"{plan_file}: {len(plan.data) / MIB:.1f} MiB, built in {seconds:.1f} s by {binding.name}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+class StoppableProgress(LoggedProgress):
+    """Logs the phases of a build, which can be stopped from another thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End the build at its next step."""
+        self._stopped.set()
+
+    def advance(self, phase: str, step: int) -> bool:
+        """Go on unless stopped."""
+        return super().advance(phase, step) and not self._stopped.is_set()
+
+
+class TerminalProgress(StoppableProgress):
+    """Shows a bar for every phase of a build that is going on, nested ones below."""
+
+    def __init__(self, bars: Progress) -> None:
+        super().__init__()
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._depth: dict[str, int] = {}
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """Add a bar."""
+        depth = self._depth.get(parent, 0) + 1 if parent is not None else 0
+        self._depth[phase] = depth
+        self._tasks[phase] = self._bars.add_task("  " * depth + phase, total=steps)
+
+    def advance(self, phase: str, step: int) -> bool:
+        """Fill the bar up to `step`."""
+        if phase in self._tasks:
+            self._bars.update(self._tasks[phase], completed=step + 1)
+        return super().advance(phase, step)
+
+    def finish(self, phase: str) -> None:
+        """Take the bar away."""
+        if phase in self._tasks:
+            self._bars.remove_task(self._tasks.pop(phase))
+
+
+def _show_progress(console: Console) -> AbstractContextManager[StoppableProgress]:
+    return _Bars(console) if console.is_terminal else nullcontext(StoppableProgress())
+
+
+class _Bars(AbstractContextManager[StoppableProgress]):
+    """Shows bars while it is entered."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._bars = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> StoppableProgress:
+        self._bars.start()
+        return TerminalProgress(self._bars)
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+
+def _read_settings(
+    onnx_file: Path, settings_file: Path | None, shapes: ShapeArguments
+) -> tuple[ModelSettings, Path]:
+    """Get the settings with the profiles to build, and what messages name as their source."""
+    if settings_file is not None:
+        settings, source = read_settings_file(settings_file, ModelSettings), settings_file
+    else:
+        source = onnx_file.parent / "model.toml"
+        settings = read_model_settings(source)
+    profiles = parse_profiles(shapes.min, shapes.opt, shapes.max)
+    if not profiles:
+        return settings, source
+    if settings_file is not None and settings.profiles is not None:
+        raise ConfigError(
+            f"{settings_file}: has profiles, and so has the command line; leave out either the "
+            f"file or {', '.join(SHAPE_OPTIONS)}"
+        )
+    return settings.model_copy(update={"profiles": profiles}), COMMAND_LINE
+
+
+def _choose_binding(backend: str | None, settings: ModelSettings) -> Binding:
+    wanted = settings.backend if backend in {None, "auto"} else backend
+    for choice in EDITIONS:
+        if choice == wanted:
+            return _bind_builder(choice)
+    problems = []
+    for choice in EDITIONS:
+        try:
+            return _bind_builder(choice)
+        except ConfigError as error:
+            problems.append(f"\n  {error}")
+    raise ConfigError(f"no TensorRT that could build a plan is installed:{''.join(problems)}")
+
+
+def _bind_builder(backend: TrtBackend) -> Binding:
+    binding = bind(backend)
+    require_builder(binding)
+    return binding
+
+
+def _require_writable(plan_file: Path) -> None:
+    """Find out before the build, which may take long, that there is no place for its result."""
+    folder = plan_file.parent
+    if not folder.is_dir():
+        raise ConfigError(f"{plan_file}: there is no folder {folder}; create it first")
+    if plan_file.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"{plan_file}: cannot be written; name a file in a folder of yours")
+
+
+def _print_summary(plan: BuiltPlan, console: Console) -> None:
+    tensors = _table("", "tensor", "datatype", "shape")
+    for kind, specs in (("input", plan.tensors.inputs), ("output", plan.tensors.outputs)):
+        for spec in specs:
+            is_shape = kind == "input" and spec.name in plan.tensors.shape_tensors
+            label = "shape tensor" if is_shape else kind
+            tensors.add_row(label, spec.name, spec.dtype.value, format_shape(spec.shape))
+    profiles = _table("index", "profile", "input", "min", "opt", "max")
+    for index, profile in enumerate(plan.profiles):
+        first = (str(index), profile.name)
+        for name, limits in profile.shapes.items():
+            profiles.add_row(*first, name, *_corners(limits))
+            first = ("", "")
+        for name, limits in profile.values.items():
+            profiles.add_row(*first, f"{name} (values)", *_corners(limits))
+            first = ("", "")
+    console.print(tensors, profiles, sep="\n")
+
+
+def _corners(limits: ShapeRange) -> tuple[str, str, str]:
+    return format_shape(limits.min), format_shape(limits.opt), format_shape(limits.max)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table

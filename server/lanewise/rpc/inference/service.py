@@ -1,0 +1,171 @@
+"""The KServe v2 service: each inference is resolve, decode, submit, encode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+
+from lanewise import __version__
+from lanewise.clock import NS_PER_S, Clock
+from lanewise.model.regions import RegionTensor
+from lanewise.rpc.inference.codec import (
+    decode_inputs,
+    encode_response,
+    profile_names,
+    select_outputs,
+)
+from lanewise.rpc.inference.metadata import describe_model
+from lanewise.rpc.inference.observer import Observation, RequestObserver
+from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_options, wants_final_mark
+from lanewise.rpc.inference.region_access import RegionAccess
+from lanewise.rpc.inference.streams import answer_in_order
+from lanewise.rpc.methods import Call, Servicer, write
+from lanewise.rpc.status import REASON, settle
+from lanewise.scheduler.registry import ModelRegistry, ModelState
+from lanewise_client.protos import inference_pb2 as pb
+
+SERVER_NAME = "lanewise"
+EXTENSIONS = ("binary_tensor_data", "model_stream_infer", "lanewise.v1")
+REGION_EXTENSIONS = ("system_shared_memory", "cuda_shared_memory")
+
+_TRITON_STATES = {
+    ModelState.LOADING: "LOADING",
+    ModelState.READY: "READY",
+    ModelState.FAILED: "UNAVAILABLE",
+    ModelState.DRAINING: "UNLOADING",
+}
+
+
+class InferenceService:
+    """Answers `inference.GRPCInferenceService` from the models of a registry."""
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        clock: Clock,
+        observer: RequestObserver,
+        region_access: RegionAccess,
+    ) -> None:
+        self._registry = registry
+        self._region_access = region_access
+        self._clock = clock
+        self._observer = observer
+
+    def methods(self) -> Mapping[str, Servicer]:
+        """Map the methods this service offers to what answers them."""
+        return {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+            "ModelStreamInfer": self._model_stream_infer,
+            "RepositoryIndex": self._repository_index,
+        }
+
+    async def _server_live(self, request: object, call: Call) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, request: object, call: Call) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._registry.is_ready)
+
+    async def _model_ready(
+        self, request: pb.ModelReadyRequest, call: Call
+    ) -> pb.ModelReadyResponse:
+        model = self._registry.resolve(request.name, request.version)
+        return pb.ModelReadyResponse(ready=model.is_ready)
+
+    async def _server_metadata(self, request: object, call: Call) -> pb.ServerMetadataResponse:
+        extensions = EXTENSIONS + (REGION_EXTENSIONS if self._region_access.is_offered else ())
+        return pb.ServerMetadataResponse(
+            name=SERVER_NAME, version=__version__, extensions=extensions
+        )
+
+    async def _model_metadata(
+        self, request: pb.ModelMetadataRequest, call: Call
+    ) -> pb.ModelMetadataResponse:
+        model = self._registry.resolve(request.name, request.version)
+        versions = [model.version for model in self._registry.versions(model.name)]
+        return describe_model(model.require_lanes().spec, versions)
+
+    async def _repository_index(
+        self, request: pb.RepositoryIndexRequest, call: Call
+    ) -> pb.RepositoryIndexResponse:
+        index = pb.RepositoryIndexResponse()
+        for model in self._registry:
+            if model.is_ready or not request.ready:
+                lost = model.state is ModelState.READY and not model.is_ready
+                index.models.add(
+                    name=model.name,
+                    version=model.version,
+                    state="UNAVAILABLE" if lost else _TRITON_STATES[model.state],
+                    reason=model.condition if lost else model.reason,
+                )
+        return index
+
+    async def _model_infer(
+        self, request: pb.ModelInferRequest, call: Call
+    ) -> pb.ModelInferResponse:
+        with Observation(self._observer, self._clock) as observation:
+            return await self._infer(request, call, observation)
+
+    async def _model_stream_infer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], call: Call
+    ) -> None:
+        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+            return await self._answer(request, call)
+
+        await answer_in_order(requests, answer, partial(write, call))
+
+    async def _answer(
+        self, request: pb.ModelInferRequest, call: Call
+    ) -> pb.ModelStreamInferResponse:
+        """Run one request of a stream; its failure is told in the answer."""
+        try:
+            with Observation(self._observer, self._clock) as observation:
+                response = await self._infer(request, call, observation)
+            answer = pb.ModelStreamInferResponse(infer_response=response)
+        except Exception as error:
+            status = settle(error, rpc="ModelStreamInfer", model=request.model_name)
+            answer = pb.ModelStreamInferResponse(error_message=status.text)
+            answer.infer_response.id = request.id
+            answer.infer_response.parameters[REASON].string_param = status.reason
+        if wants_final_mark(request.parameters):
+            answer.infer_response.parameters[FINAL_RESPONSE].bool_param = True
+        return answer
+
+    async def _infer(
+        self, request: pb.ModelInferRequest, call: Call, observation: Observation
+    ) -> pb.ModelInferResponse:
+        remaining_s = call.time_remaining()
+        model = self._registry.resolve(
+            request.model_name, request.model_version, field="model_name"
+        )
+        observation.model, observation.version = model.name, model.version
+        lanes = model.require_ready()
+        options = read_options(request.parameters)
+        selection = select_outputs(request, lanes.spec, raw=options.raw_outputs)
+        inputs = decode_inputs(request, lanes.spec)
+        if selection.placements or any(type(each) is RegionTensor for each in inputs.values()):
+            self._region_access.require(call)
+        deadline_ns = _deadline_ns(observation.started_ns, remaining_s, options.timeout_ns)
+        result = await lanes.submit(
+            inputs,
+            deadline_ns=deadline_ns,
+            profile=options.profile,
+            priority=options.priority,
+            target_ns=options.target_ns,
+            placements=selection.placements,
+        )
+        response = encode_response(request.id, lanes.spec, selection, result)
+        observation.profile = profile_names(result)
+        return response
+
+
+def _deadline_ns(now_ns: int, remaining_s: float | None, timeout_ns: int | None) -> int | None:
+    """Get the earlier of the call's deadline and the request's own; None without either."""
+    budgets = [] if remaining_s is None else [int(remaining_s * NS_PER_S)]
+    if timeout_ns is not None:
+        budgets.append(timeout_ns)
+    return now_ns + min(budgets) if budgets else None

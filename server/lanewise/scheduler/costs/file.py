@@ -1,0 +1,248 @@
+"""Cost files: what the launches of a model cost, and on which lanes, to be simulated later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lanewise.errors import ConfigError
+from lanewise.model.spec import ModelSpec, Padding, Profile, RowRange, ShapeRange
+from lanewise.model.tensors import TensorSpec
+from lanewise.scheduler.costs.format import (
+    CostFileTable,
+    CostsTable,
+    HostTable,
+    InputTable,
+    KindTable,
+    LaneTable,
+    ModelTable,
+    PaddingTable,
+    PairTable,
+    ProfileTable,
+    RangeTable,
+    RowsTable,
+)
+from lanewise.scheduler.costs.table import CostTable, Kind
+from lanewise.scheduler.decisions import LaneId
+from lanewise.scheduler.lane import Lane
+from lanewise.settings.model import describe_problems, settings_error
+
+
+@dataclass(frozen=True, slots=True)
+class HostCosts:
+    """What the thread that decides spends, during which it sees nothing else; and its delays.
+
+    Attributes:
+        request_ns: to take in one request.
+        launch_ns: to give one launch to its lane.
+        late_ns: samples of how long it takes until the thread sees a request, or the time
+            to look again, if it is not busy: what wakes it up is never at once.
+        back_ns: samples of the time from when it sees the end of a request's last launch until
+            the caller has the outputs.
+    """
+
+    request_ns: int = 0
+    launch_ns: int = 0
+    late_ns: tuple[int, ...] = ()
+    back_ns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredModel:
+    """What a cost file holds.
+
+    Attributes:
+        lanes: in the order of their ids; a Scheduler needs lanes of its own, see `new_lanes`.
+        source: where the figures come from, for people.
+    """
+
+    spec: ModelSpec
+    lanes: tuple[Lane, ...]
+    costs: CostTable
+    host: HostCosts = HostCosts()
+    source: str = ""
+
+    def new_lanes(self) -> tuple[Lane, ...]:
+        """Make lanes like these on which nothing has run yet."""
+        return tuple(
+            Lane(lane.lane_id, lane.profile, lane.depth, lane.row_counts) for lane in self.lanes
+        )
+
+
+def save_costs(path: Path, model: MeasuredModel) -> None:
+    """Write `model` to the file `path`, over what is there; nobody ever sees a part of it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = _write(model).model_dump_json(indent=1, exclude_defaults=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_costs(path: Path) -> MeasuredModel:
+    """Read a cost file.
+
+    Raises:
+        ConfigError: the file cannot be read, is no cost file of this version, or contradicts
+            itself; the message lists every problem found.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        file = CostFileTable.model_validate_json(text)
+    except OSError as error:
+        raise settings_error(path, [f"cannot be read: {error.strerror}"]) from error
+    except ValidationError as error:
+        raise settings_error(path, describe_problems(error, CostFileTable)) from error
+    except ValueError as error:  # neither UTF-8 nor JSON; a ValidationError is one too
+        raise ConfigError(f"{path}: is not valid JSON: {error}") from error
+    if problems := list(file.contradictions()):
+        raise settings_error(path, problems)
+    return _read(file)
+
+
+def find_difference(one: MeasuredModel, other: MeasuredModel) -> str:
+    """Tell what keeps the costs of `one` from being those of `other`; empty if nothing does.
+
+    Compared are the models, without queue delays, which cost nothing, and their lanes.
+    """
+    first, second = _write_model(one.spec), _write_model(other.spec)
+    for key in ModelTable.model_fields:
+        if key != "profiles" and getattr(first, key) != getattr(second, key):
+            return key
+    if _without_delays(first) != _without_delays(second):
+        return "profiles"
+    return "" if _write_lanes(one.lanes) == _write_lanes(other.lanes) else "lanes"
+
+
+def _without_delays(model: ModelTable) -> list[ProfileTable]:
+    return [each.model_copy(update={"max_queue_delay_ns": 0}) for each in model.profiles]
+
+
+def _write(model: MeasuredModel) -> CostFileTable:
+    return CostFileTable(
+        format="lanewise-costs",
+        version=1,
+        source=model.source,
+        model=_write_model(model.spec),
+        lanes=_write_lanes(model.lanes),
+        costs=_write_costs(model.costs),
+        host=HostTable(**dataclasses.asdict(model.host)),
+    )
+
+
+def _read(file: CostFileTable) -> MeasuredModel:
+    spec = _read_model(file.model)
+    lanes = tuple(
+        Lane(LaneId(i), spec.profiles[lane.profile], lane.depth, lane.row_counts)
+        for i, lane in enumerate(file.lanes)
+    )
+    host = HostCosts(**file.host.model_dump())
+    return MeasuredModel(spec, lanes, _read_costs(file.costs), host, file.source)
+
+
+def _write_model(spec: ModelSpec) -> ModelTable:
+    return ModelTable(
+        name=spec.name,
+        version=spec.version,
+        backend=spec.backend,
+        batching=spec.batching,
+        inputs=tuple(InputTable(name=i.name, dtype=i.dtype, shape=i.shape) for i in spec.inputs),
+        rowwise=tuple(sorted(spec.rowwise)),
+        profiles=tuple(
+            ProfileTable(
+                name=profile.name,
+                ranges={
+                    name: RangeTable(min=r.min, opt=r.opt, max=r.max)
+                    for name, r in profile.ranges.items()
+                },
+                rows=RowsTable(min=profile.rows.min, opt=profile.rows.opt, max=profile.rows.max),
+                max_queue_delay_ns=profile.max_queue_delay_ns,
+                lengths=profile.lengths,
+            )
+            for profile in spec.profiles
+        ),
+        padding=None
+        if spec.padding is None
+        else PaddingTable(dimension=spec.padding.dimension, inputs=dict(spec.padding.inputs)),
+    )
+
+
+def _write_lanes(lanes: Iterable[Lane]) -> tuple[LaneTable, ...]:
+    return tuple(
+        LaneTable(profile=lane.profile.index, depth=lane.depth, row_counts=lane.row_counts)
+        for lane in lanes
+    )
+
+
+def _read_model(model: ModelTable) -> ModelSpec:
+    """Make the spec; without outputs, which cost nothing that is not in the launches' times."""
+    profiles = tuple(
+        Profile(
+            index=i,
+            name=profile.name,
+            ranges={n: ShapeRange(r.min, r.opt, r.max) for n, r in profile.ranges.items()},
+            rows=RowRange(profile.rows.min, profile.rows.opt, profile.rows.max),
+            max_queue_delay_ns=profile.max_queue_delay_ns,
+            lengths=profile.lengths,
+        )
+        for i, profile in enumerate(model.profiles)
+    )
+    return ModelSpec(
+        name=model.name,
+        version=model.version,
+        backend=model.backend,
+        inputs=tuple(TensorSpec(i.name, i.dtype, i.shape) for i in model.inputs),
+        outputs=(),
+        batching=model.batching,
+        rowwise=frozenset(model.rowwise),
+        profiles=profiles,
+        padding=None if model.padding is None else _read_padding(model.padding),
+    )
+
+
+def _read_padding(table: PaddingTable) -> Padding:
+    """Make the padding; without values and outputs, which cost nothing."""
+    return Padding(table.dimension, table.inputs, dict.fromkeys(table.inputs, 0))
+
+
+def _write_costs(costs: CostTable) -> CostsTable:
+    return CostsTable(
+        launches=tuple(
+            KindTable(
+                profile=kind.profile,
+                rows=kind.rows,
+                bucket=kind.bucket,
+                samples_ns=estimate.samples_ns,
+                behind_ns=estimate.behind_samples_ns,
+            )
+            for kind, estimate in costs.kinds()
+        ),
+        beside=tuple(PairTable(**pair._asdict()) for pair in costs.pairs()),
+        change_ns=dict(costs.change_ns),
+        switch_ns=costs.switch_ns,
+        ahead=dict(costs.ahead),
+    )
+
+
+def _read_costs(stored: CostsTable) -> CostTable:
+    costs = CostTable()
+    for kind in stored.launches:
+        costs.restore(Kind(kind.profile, kind.rows, kind.bucket), kind.samples_ns, kind.behind_ns)
+    for pair in stored.beside:
+        costs.record_beside(pair.profile, pair.other, pair.rows, pair.slowdown)
+    costs.change_ns = dict(stored.change_ns)
+    costs.switch_ns = stored.switch_ns
+    costs.ahead = dict(stored.ahead)
+    return costs
