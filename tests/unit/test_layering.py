@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
     "contracts"
 ]
@@ -23,14 +23,14 @@ WRONG_ARROWS = {
     "neighbours": ("lanewise/rpc/__init__.py", "import lanewise.backends.runner"),
     "dispatcher": ("lanewise/scheduler/results.py", "import lanewise.backends.runner"),
     "pure-core": ("lanewise/scheduler/results.py", "import time"),
-    "grpc-home": ("lanewise/engine/runner.py", "import grpc"),
-    "protocol-home": ("lanewise/engine/runner.py", "import lanewise_client.protos"),
+    "grpc-home": ("lanewise/backends/runner.py", "import grpc"),
+    "protocol-home": ("lanewise/backends/runner.py", "import lanewise_client.protos"),
     "onnxruntime-home": ("lanewise/scheduler/dispatcher.py", "import onnxruntime"),
-    "tensorrt-home": ("lanewise/app.py", "def late():\n    import tensorrt_rtx"),
-    "cuda-home": ("lanewise/engine/runner.py", "from cuda.bindings import runtime"),
-    "edge-home": ("lanewise/rpc/edge_server.py", "import pyvoy"),
+    "tensorrt-home": ("lanewise/processes/app.py", "def late():\n    import tensorrt_rtx"),
+    "cuda-home": ("lanewise/backends/runner.py", "from cuda.bindings import runtime"),
+    "edge-home": ("lanewise/rpc/edge/server.py", "import pyvoy"),
     "prometheus-home": ("lanewise/rpc/__init__.py", "import prometheus_client"),
-    "terminal-home": ("lanewise/app.py", "import rich.console"),
+    "terminal-home": ("lanewise/processes/app.py", "import rich.console"),
     "matplotlib-home": ("lanewise/simulator/report.py", "import matplotlib"),
     "simulator": ("lanewise/simulator/device.py", "import time"),
     "client-alone": ("lanewise_client/__init__.py", "import lanewise.errors"),

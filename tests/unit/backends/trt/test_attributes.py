@@ -17,7 +17,7 @@ from lanewise.backends.trt.attributes import (
     USED_ATTRIBUTES,
 )
 
-SOURCES = sorted(Path(trt.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(trt.__file__).parent.rglob("*.py"))
 LISTED = {attribute for attributes in USED_ATTRIBUTES.values() for attribute in attributes}
 
 

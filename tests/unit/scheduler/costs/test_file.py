@@ -14,7 +14,7 @@ from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
 from lanewise.scheduler.costs.file import HostCosts, load_costs, save_costs
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 EXAMPLES = sorted((REPOSITORY / "examples" / "costs").glob("*.json"))
 
 
