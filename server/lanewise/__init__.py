@@ -1,7 +1,7 @@
 """Lanewise: a gRPC inference server that runs each request in the lane made for it.
 
-Layers import to the right only: rpc, scheduler, engine, memory. The modules beside this
-file are plain data that every layer may use; `app` is the one place that sees them all.
+Imports point down only: cli, processes, rpc | ipc | telemetry | simulator, scheduler, backends,
+memory, model | settings, clock | errors. `bench` stands beside the server.
 """
 
 __version__ = "0.1.0"

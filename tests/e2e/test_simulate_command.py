@@ -11,7 +11,7 @@ from helpers.measured import measured_model
 from lanewise.cli import main as command
 from lanewise.errors import ConfigError
 from lanewise.scheduler.costs.file import save_costs
-from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
+from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.trace import TraceWriter
 from lanewise.simulator.traffic import Arrival
 

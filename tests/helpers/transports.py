@@ -84,7 +84,9 @@ def edge_gate(folder: Path) -> Iterator[TestedTransport]:
     port = reserve_port("gate", "127.0.0.1", 0)
     arguments = f"'', {str(socket_path)!r}, host='127.0.0.1', port={port}"
     program = (
+        "from lanewise.processes.signals import block_stop_signals\n"
         "from lanewise.rpc.edge.process import become_edge_process\n"
+        "block_stop_signals()\n"
         f"become_edge_process({arguments}, app='helpers.edge_relay:app')"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -18,9 +18,9 @@ from lanewise.scheduler.costs.file import HostCosts, MeasuredModel, load_costs, 
 from lanewise.scheduler.costs.table import CostTable, bucket_of
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
 from lanewise.scheduler.policy.mixing import cheapest_groups
 from lanewise.scheduler.policy.prices import Prices
+from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.simulation import Options, simulate
 from lanewise.simulator.traffic import Arrival
 

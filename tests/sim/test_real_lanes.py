@@ -20,8 +20,8 @@ from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.outcomes import Outcomes
+from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.simulation import simulate
 from lanewise.simulator.traffic import Arrival
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lanewise.clock import NS_PER_MS, SystemClock
-from lanewise.fine_timers import LEAST_SWEPT, FineTimers
+from lanewise.clock import LEAST_SWEPT, NS_PER_MS, FineTimers, SystemClock
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "eventfd"), reason="timerfd is Linux's")
 

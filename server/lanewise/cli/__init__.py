@@ -1,0 +1,4 @@
+"""Owns the `lanewise` command: parses arguments, calls what they ask for, prints.
+
+May import everything; nothing imports it.
+"""

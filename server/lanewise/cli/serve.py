@@ -89,11 +89,13 @@ def _supervise(order: Order) -> int:
 
 
 def _become_edge(order: Order) -> NoReturn:
+    from lanewise.processes.signals import block_stop_signals  # noqa: PLC0415
     from lanewise.rpc.edge.process import become_edge_process  # noqa: PLC0415
 
     given = order.settings
     port = reserve_port("--grpc-port", given.host, given.grpc_port)
     order = order.with_settings(grpc_port=port)
+    block_stop_signals()
     become_edge_process(
         _EDGE_MAIN,
         order.to_json(),

@@ -13,10 +13,10 @@ from rich.table import Table
 from lanewise.errors import ConfigError
 from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.costs.file import load_costs
-from lanewise.scheduler.policy import POLICIES
 from lanewise.simulator.mix import default_mix, parse_kind, require_admitted, scale
 from lanewise.simulator.plot import draw, require_plots
 from lanewise.simulator.report import KindReport, LaneReport, Report, summarize
+from lanewise.simulator.rivals import POLICIES
 from lanewise.simulator.simulation import Options, simulate
 from lanewise.simulator.trace import TraceFile
 from lanewise.simulator.traffic import Arrival, Traffic

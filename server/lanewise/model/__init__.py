@@ -1,0 +1,4 @@
+"""Owns plain data about models: specs, profiles, tensors, shared-memory regions.
+
+May import `lanewise.clock` and `lanewise.errors`.
+"""

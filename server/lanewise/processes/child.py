@@ -108,9 +108,11 @@ def _run_front_end(child: ChildOrder) -> None:
 
 
 def _become_edge(child: ChildOrder, text: str) -> None:
+    from lanewise.processes.signals import block_stop_signals  # noqa: PLC0415
     from lanewise.rpc.edge.process import become_edge_process  # noqa: PLC0415
 
     settings = child.order.settings
+    block_stop_signals()
     become_edge_process(
         _EDGE_MAIN,
         text,

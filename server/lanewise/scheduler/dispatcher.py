@@ -29,7 +29,7 @@ from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.flow import OVERTIME_S, RequestFlow, Urgency
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.launching import Inputs, Launcher
-from lanewise.scheduler.policy import DEFAULT_POLICY, POLICIES
+from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy.interface import Policy
 from lanewise.scheduler.region_tensors import (
     RegionContents,
@@ -58,7 +58,7 @@ class Dispatcher:
     close together are launched together, see `Gathering`.
 
     Args:
-        policy: a name in POLICIES, or what makes one from the cost table that is kept.
+        policy: makes the policy from the cost table that is kept.
         costs: what launches cost, if that is known from before; None to have `warm_up`
             measure it.
         regions: what is registered as shared memory; None for nothing.
@@ -75,7 +75,7 @@ class Dispatcher:
         *,
         max_queue_requests: int,
         scheduling: SchedulingSettings | None = None,
-        policy: str | Callable[[CostTable], Policy] = DEFAULT_POLICY,
+        policy: Callable[[CostTable], Policy] = CostAwarePolicy,
         costs: CostTable | None = None,
         when_lane_lost: Callable[[RunnerLost], None] = lambda _: None,
         regions: RegionContents | None = None,
@@ -83,7 +83,7 @@ class Dispatcher:
         self.spec: ModelSpec = loaded.spec
         self.costs = CostTable() if costs is None else costs
         self._is_measured = costs is not None
-        self._make_policy = POLICIES[policy] if isinstance(policy, str) else policy
+        self._make_policy = policy
         self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
         self.when_arrived: Callable[[ArrivedRequest], None] | None = None

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from lanewise.errors import ConfigError
-from lanewise.processes.signals import block_stop_signals
 from lanewise.settings.server import resolve_address
 
 APP: Final = "lanewise.processes.edge:app"
@@ -67,8 +66,8 @@ def become_edge_process(
 ) -> NoReturn:
     """Replace this process by Envoy, and run a function of ours inside.
 
-    Stop signals are blocked in it, since Envoy would end at once: the function has to take
-    them, see `stop_signals.watch_on_own_thread`.
+    Envoy would end at once at a stop signal: block them first, in this thread. The function
+    has to take them.
 
     Args:
         main: "module:function" of a `lanewise.processes.edge.EdgeMain`.
@@ -96,7 +95,6 @@ def become_edge_process(
     embedding = get_envoy_environ()
     if preloaded := os.environ.get("LD_PRELOAD"):
         embedding["LD_PRELOAD"] += f":{preloaded}"
-    block_stop_signals()
     told = {EDGE_MAIN: json.dumps([main, argument])}
     os.execve(binary, arguments, {**os.environ, **embedding, **told})
 
