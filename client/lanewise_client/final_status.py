@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -24,10 +25,13 @@ class FinalStatus:
     """
 
     def __init__(self, call: Any) -> None:  # noqa: ANN401
-        """Watch `call`, which has just been started."""
-        self._call = call
+        """Watch `call`, which has just been started; the caller keeps it for as long as this."""
+        self._call = weakref.proxy(call)
         self._noted: grpc.aio.AioRpcError | None = None
-        call.add_done_callback(lambda _: self._note())
+        # Through the proxy: a call keeps its callbacks, and gRPC keeps with each what it was
+        # added to. A call that referred to itself would hold its connection open, also of a
+        # client that is closed, until the garbage collector comes.
+        type(call).add_done_callback(self._call, lambda _: self._note())
 
     async def of(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
         """Get the server's status, be it OK, where `error` may be a failed write's.

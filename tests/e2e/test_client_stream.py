@@ -1,7 +1,9 @@
 import asyncio
+import gc
 import itertools
 from contextlib import aclosing, closing
 
+import grpc
 import numpy as np
 import pytest
 
@@ -166,6 +168,26 @@ def test_cancelling_the_task_of_a_stream_cancels_it_on_the_server():
 
     with serving() as server:
         assert asyncio.run(cancel(server))
+
+
+@pytest.fixture
+def no_garbage_collection():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_a_stream_that_has_ended_leaves_no_call_and_so_no_connection(server):
+    async def stream():
+        async with AsyncClient(server.address, timeout_s=30) as client:
+            async for _ in client.stream("echo", [numbered(0)], timeout_s=30):
+                pass
+
+    asyncio.run(stream())
+
+    assert not any(isinstance(each, grpc.aio.StreamStreamCall) for each in gc.get_objects())
 
 
 @pytest.mark.parametrize("shell", sorted(SHELLS))
