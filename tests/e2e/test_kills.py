@@ -20,6 +20,7 @@ from helpers.front_ends import (
     FRONT_END,
     children,
     front_ends,
+    has_connections,
     is_alive,
     listens,
     open_files,
@@ -153,6 +154,8 @@ def test_a_process_keeps_nothing_of_others_that_were_killed(
                 os.kill(pid_of(killed), signal.SIGKILL)
                 wait_for(lambda: serves(server), RECOVERY_S)
             assert load.wrong == []
+            # What clients hold is theirs; those of the load are closed, and it soon sees that.
+            wait_for(lambda: not has_connections(survivor_pid, server.port))
             if turn == 1:  # by now it has done everything once
                 before = spent()
         wait_for(lambda: open_files(survivor_pid) <= before[0])

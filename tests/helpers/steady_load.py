@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 from collections import Counter
@@ -58,6 +59,9 @@ class SteadyLoad:
         self._stopping.set()
         self._thread.join(2 * TIMEOUT_S)
         assert not self._thread.is_alive(), "a request has not ended"
+        # A stream that ended with an error is kept by the error's own traceback, and keeps its
+        # connection, though the client is closed.
+        gc.collect()
 
     @property
     def answered(self) -> int:
