@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import ctypes
 import gc
-import importlib
+import json
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.peers import require_peer
 from helpers.segments import segment, times_held
 from helpers.serving import DIGITS, server_process
 
@@ -37,6 +40,7 @@ ROWS = 128
 IMAGE_BYTES = 3 * 28 * 28 * 4
 X_BYTES = ROWS * IMAGE_BYTES  # 1.2 MB, more than is packed by the host
 LOGITS_BYTES = ROWS * 10 * 4
+TRITON_CLIENT = Path(__file__).with_name("triton_cuda_client.py")
 
 
 @pytest.fixture(autouse=True)
@@ -255,24 +259,18 @@ def test_the_status_tells_what_is_registered(client):
     assert (told.name, told.device_id, told.byte_size) == ("c", 0, X_BYTES)
 
 
-def test_tritons_library_needs_no_change(server, client):
-    if not importlib.util.find_spec("tritonclient"):
-        pytest.skip("tritonclient is not installed")
-    triton = importlib.import_module("tritonclient.grpc")
-    shm = importlib.import_module("tritonclient.utils.cuda_shared_memory")
+def test_tritons_library_needs_no_change(server, client, tmp_path):
+    require_peer("tritonclient")
     x = images(4)
-    region = shm.create_shared_memory_region("c", x.nbytes, 0)
-    try:
-        shm.set_shared_memory_region(region, [x])
-        handle = shm.get_raw_handle(region)
-        assert len(base64.b64decode(handle)) == 64
-        with triton.InferenceServerClient(server.address) as connected:
-            connected.register_cuda_shared_memory("c", handle, 0, x.nbytes)
-            sent = triton.InferInput("X", list(x.shape), "FP32")
-            sent.set_shared_memory("c", x.nbytes)
-            got = connected.infer("digits", [sent]).as_numpy("logits")
-            connected.unregister_cuda_shared_memory("c")
-    finally:
-        shm.destroy_shared_memory_region(region)
+    np.save(tmp_path / "images.npy", x)
+    command = [sys.executable, TRITON_CLIENT, server.address, tmp_path / "images.npy"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["handles_bytes"] == [64, 64]
+    assert told["registered"] == {"sent": x.nbytes, "answered": 4 * 10 * 4}
+    assert (told["left"], told["allocated"]) == ({}, 0)
     expected = client.infer("digits", {"X": x})["logits"]
-    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(told["logits"], expected, rtol=1e-3, atol=1e-3)

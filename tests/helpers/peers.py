@@ -21,17 +21,22 @@ which takes a name once: whichever comes second cannot be imported into the same
 Triton's client is imported as its users do, KServe's into another pool."""
 
 
+def require_peer(package: str) -> None:
+    """Skip what calls this, a test or a module of them, if a peer is not installed."""
+    if importlib.util.find_spec(package) is None:
+        message = f"{package} is not installed; pip install -e '.[peers]' brings it"
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{message} ({REQUIRED}=1)", pytrace=False)
+        pytest.skip(message, allow_module_level=True)
+
+
 def import_peer(name: str) -> ModuleType:
     """Import a peer by its module name, or skip the tests of the module that calls this.
 
     Call it once for each module of a peer before importing anything else from there.
     """
     package = name.partition(".")[0]
-    if importlib.util.find_spec(package) is None:
-        message = f"{package} is not installed; pip install -e '.[peers]' brings it"
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{message} ({REQUIRED}=1)", pytrace=False)
-        pytest.skip(message, allow_module_level=True)
+    require_peer(package)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what peers import is not ours to mend
         if package not in IN_A_POOL_OF_THEIR_OWN:
