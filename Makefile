@@ -63,12 +63,13 @@ bench-hot-path: $(VENV)/.runtime ## say where the CPU time of a small request go
 	$(BIN)/python -m benchmarks.hot_path $(or $(BENCH_ARGS), \
 		--floor --output benchmarks/hot_path/results/$$(date +%F)-hot-path)
 
-check: $(VENV)/.dev ## format, lint, types, layering, and whether the stubs are up to date
+check: $(VENV)/.dev ## format, lint, types, layering, and whether what is generated is up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/pictures/architecture.py --check
 	@echo 'all checks passed'
 
 protos: $(VENV)/.dev ## generate the Python stubs from protos/
