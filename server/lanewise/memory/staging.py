@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lanewise.errors import ShapeMismatch
-from lanewise.model.tensors import Array, format_shape
+from lanewise.model.tensors import Array, Piece, format_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,12 @@ class Filling:
     value: bytes | bool | int | float
 
 
-def pack_rows(pieces: Sequence[Array], out: Array, filling: Filling | None = None) -> int:
+def pack_rows(pieces: Sequence[Piece], out: Array, filling: Filling | None = None) -> int:
     """Copy `pieces` into `out` back to back; return once every byte is there.
 
     Args:
-        pieces: each (rows_i, *item_shape), C-contiguous, dtype of `out`. Only read.
+        pieces: one at least, each (rows_i, *item_shape) in host memory, C-contiguous, dtype
+            of `out`. Only read.
         filling: lets pieces be shorter than `out` in its dimension.
         out: (padded_rows, *item_shape) in host memory, C-contiguous. Stays the caller's;
             rows past the returned count are left as they were.
@@ -39,19 +40,29 @@ def pack_rows(pieces: Sequence[Array], out: Array, filling: Filling | None = Non
     Raises:
         ShapeMismatch: an item shape differs, or the rows do not fit. `out` is unchanged.
     """
+    arrays: list[Array] = []
+    rows = 0
     for piece in pieces:
+        assert isinstance(piece, np.ndarray), "this piece is for the device alone"
+        arrays.append(piece)
+        rows += piece.shape[0]
         if piece.shape[1:] != out.shape[1:] and not _can_fill(piece, out, filling):
             raise ShapeMismatch(
                 f"rows of shape {format_shape(piece.shape[1:])} cannot be stacked "
                 f"with rows of shape {format_shape(out.shape[1:])}"
             )
-    rows = sum(piece.shape[0] for piece in pieces)
     if rows > out.shape[0]:
         raise ShapeMismatch(f"{rows} rows do not fit into a batch of {out.shape[0]} rows")
+    words = as_words(out)
+    if filling is None:
+        if words is not out:
+            arrays = [as_words(array) for array in arrays]
+        np.concatenate(arrays, out=words[:rows])
+        return rows
     first = 0
-    for piece in pieces:
-        place_rows(piece, out, first, filling)
-        first += piece.shape[0]
+    for array in arrays:
+        place_rows(array, out, first, filling)
+        first += array.shape[0]
     return rows
 
 
