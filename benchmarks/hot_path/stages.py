@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from benchmarks.hot_path.stopwatch import Stage
-from lanewise.backends.inputs import InputBuffers
+from lanewise.backends.host_runner import InputBuffers
 from lanewise.backends.ort import OrtSession
 from lanewise.ipc.client import _Session as FrontEndSession
 from lanewise.ipc.connection import Connection
@@ -58,7 +58,7 @@ TURNS = (Stage("yield the core (sched_yield)", gathering.os, "sched_yield"),)
 
 EXECUTION = (
     Stage("execute: stack and pad", InputBuffers, "gather"),
-    Stage("execute: ONNX Runtime", OrtSession, "run"),
+    Stage("execute: ONNX Runtime", OrtSession, "__call__"),
 )
 
 FRONT_END = (

@@ -35,7 +35,7 @@ def test_a_plan_is_told_with_builder_precision_and_the_memory_of_every_profile(p
 
     shown = console.file.getvalue()
     version = bind_rtx().version
-    assert f"engine built by tensorrt-rtx {version}; its inputs and outputs are FP32\n" in shown
+    assert f"plan built by tensorrt-rtx {version}; its inputs and outputs are FP32\n" in shown
     rows = [
         [cell.strip() for cell in line.split("  ") if cell.strip()] for line in shown.split("\n")
     ]

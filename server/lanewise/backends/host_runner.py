@@ -1,52 +1,56 @@
-"""What runners that execute in host memory have in common."""
+"""The runner of models that are executed in host memory: gathers a batch and calls the model."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from lanewise.backends.inputs import InputBuffers, warm_up_batches
+import numpy as np
+
+from lanewise.backends.inputs import fillings, warm_up_batches
 from lanewise.backends.runner import Batch, require_rows
 from lanewise.errors import RunnerLost
+from lanewise.memory.host import HostBuffer
+from lanewise.memory.staging import pack_rows, pad_rows
 from lanewise.model.runner_status import RunnerMemory
 from lanewise.model.spec import ModelSpec, Profile
-from lanewise.model.tensors import Array, Shape
+from lanewise.model.tensors import Array, DType, Piece, Shape
+
+Execute = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Runs a model on all its inputs, which are only read; returns new arrays by output name."""
 
 
-class HostRunner(ABC):
-    """A `Runner` that gathers a batch in host buffers and executes any number of rows."""
+class HostRunner:
+    """A `Runner` that gathers a batch in host buffers and executes any number of rows.
 
-    def __init__(self, spec: ModelSpec, profile: Profile) -> None:
+    Args:
+        execute: called by one thread at a time, with `padded_rows` rows in every row-wise
+            input. Released by `close`.
+    """
+
+    depth = 1
+    row_counts: tuple[int, ...] = ()
+
+    def __init__(self, spec: ModelSpec, profile: Profile, execute: Execute) -> None:
+        self.profile = profile
         self._spec = spec
-        self._profile = profile
-        self._buffers: InputBuffers | None = InputBuffers(spec, profile)
-
-    @property
-    def profile(self) -> Profile:
-        return self._profile
-
-    @property
-    def depth(self) -> int:
-        return 1
-
-    @property
-    def row_counts(self) -> tuple[int, ...]:
-        return ()
+        self._execute: Execute | None = execute
+        self._buffers = InputBuffers(spec, profile)
 
     def warm_up(self) -> None:
-        for batch in warm_up_batches(self._spec, self._profile):
+        for batch in warm_up_batches(self._spec, self.profile):
             self.run(batch)
 
     def is_warm(self, shapes: Mapping[str, Shape]) -> bool:
         return True  # nothing is compiled when a shape is first executed
 
-    def prepare(self, shapes: Mapping[str, Shape]) -> None:  # noqa: B027 - nothing to prepare
+    def prepare(self, shapes: Mapping[str, Shape]) -> None:
         pass
 
     def run(self, batch: Batch) -> dict[str, Array]:
-        if self._buffers is None:
-            raise RunnerLost(f"the runner of profile '{self._profile.name}' is closed")
-        outputs = self._execute(self._buffers.gather(batch), batch.padded_rows)
+        execute = self._execute
+        if execute is None:
+            raise RunnerLost(f"the runner of profile '{self.profile.name}' is closed")
+        outputs = execute(self._buffers.gather(batch))
         require_rows(self._spec, outputs, batch.padded_rows)
         return outputs
 
@@ -54,15 +58,60 @@ class HostRunner(ABC):
         return None  # the host executes it itself, which cannot but block
 
     def memory(self) -> RunnerMemory:
-        buffers = self._buffers
-        return RunnerMemory(pageable_bytes=buffers.nbytes if buffers else 0)
+        return RunnerMemory(pageable_bytes=self._buffers.nbytes)
 
     def graph_counts(self) -> None:
         return None
 
     def close(self) -> None:
-        self._buffers = None
+        self._execute = None
+        self._buffers.close()
 
-    @abstractmethod
-    def _execute(self, inputs: Mapping[str, Array], padded_rows: int) -> dict[str, Array]:
-        """Run the model on all its inputs, which are only read, and get new arrays."""
+
+class InputBuffers:
+    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum."""
+
+    def __init__(self, spec: ModelSpec, profile: Profile) -> None:
+        # A buffer for strings would keep those of the largest batch alive: they get new
+        # arrays, of pointers alone.
+        self._buffers = {
+            tensor.name: None if tensor.dtype is DType.BYTES else HostBuffer(tensor.dtype.numpy)
+            for tensor in spec.inputs
+            if tensor.name in spec.rowwise
+        }
+        self._fillings = fillings(spec)
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values() if buffer is not None)
+
+    def gather(self, batch: Batch) -> dict[str, Array]:
+        """Get every input of `batch` with `padded_rows` rows, C-contiguous.
+
+        A lone piece that needs no padding is handed on as it is, anything else is copied.
+        The arrays are only to be read, and valid until the next call.
+        """
+        inputs = {}
+        for name, pieces in batch.pieces.items():
+            lone = pieces[0]
+            assert isinstance(lone, np.ndarray), "this piece is for the device alone"
+            if name in self._buffers:
+                shape = (batch.padded_rows, *batch.item_shape(name))
+                if len(pieces) > 1 or lone.shape != shape:
+                    lone = self._stack(name, pieces, shape)
+            inputs[name] = np.asarray(lone, order="C")
+        return inputs
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._buffers = {}
+
+    def _stack(self, name: str, pieces: Sequence[Piece], shape: Shape) -> Array:
+        buffer = self._buffers[name]
+        stacked: Array = np.empty(shape, np.object_) if buffer is None else buffer.view(shape)
+        pad_rows(stacked, pack_rows(pieces, stacked, self._fillings.get(name)))
+        return stacked

@@ -1,4 +1,4 @@
-"""The arrays a runner feeds to its model: a batch's pieces stacked and padded."""
+"""Blank batches, to warm up and measure runners with; how short pieces are completed."""
 
 from __future__ import annotations
 
@@ -8,60 +8,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lanewise.backends.runner import Batch
-from lanewise.memory.host import HostBuffer
-from lanewise.memory.staging import Filling, pack_rows, pad_rows
+from lanewise.memory.staging import Filling
 from lanewise.model.spec import ModelSpec, Profile
-from lanewise.model.tensors import Array, DType, Shape, on_host
+from lanewise.model.tensors import Array, DType, Shape
 
 End = Literal["opt", "max"]
-
-
-class InputBuffers:
-    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum."""
-
-    def __init__(self, spec: ModelSpec, profile: Profile) -> None:
-        self._buffers = {
-            tensor.name: HostBuffer(tensor.dtype.numpy)
-            for tensor in spec.inputs
-            if tensor.name in spec.rowwise and tensor.dtype is not DType.BYTES
-        }
-        # A buffer for strings would keep those of the largest batch alive: they get new
-        # arrays, of pointers alone.
-        self._stacked_anew = {
-            tensor.name
-            for tensor in spec.inputs
-            if tensor.name in spec.rowwise and tensor.dtype is DType.BYTES
-        }
-        self._fillings = fillings(spec)
-        for name, buffer in self._buffers.items():
-            buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by all buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
-
-    def gather(self, batch: Batch) -> dict[str, Array]:
-        """Get every input of `batch` with `padded_rows` rows, C-contiguous.
-
-        A lone piece that needs no padding is handed on as it is, anything else is copied.
-        The arrays are only to be read, and valid until the next call.
-        """
-        return {name: self._gather_input(name, batch) for name in batch.pieces}
-
-    def _gather_input(self, name: str, batch: Batch) -> Array:
-        pieces = [on_host(piece) for piece in batch.pieces[name]]
-        first = pieces[0]
-        buffer = self._buffers.get(name)
-        is_rowwise = buffer is not None or name in self._stacked_anew
-        if not is_rowwise:
-            return np.asarray(first, order="C")
-        shape = (batch.padded_rows, *batch.item_shape(name))
-        if len(pieces) == 1 and first.shape == shape:
-            return np.asarray(first, order="C")
-        stacked = np.empty(shape, np.object_) if buffer is None else buffer.view(shape)
-        pad_rows(stacked, pack_rows(pieces, stacked, self._fillings.get(name)))
-        return stacked
 
 
 def fillings(spec: ModelSpec) -> dict[str, Filling]:

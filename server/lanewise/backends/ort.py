@@ -12,12 +12,10 @@ import onnxruntime
 
 from lanewise.backends.host_runner import HostRunner
 from lanewise.backends.profiles import plan_profiles
-from lanewise.backends.runner import LoadedModel
-from lanewise.backends.source import ModelSource
+from lanewise.backends.runner import LoadedModel, ModelSource
 from lanewise.backends.strings import decode_strings, encode_strings
 from lanewise.clock import Clock
 from lanewise.errors import ConfigError, ExecutionFailed
-from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import DYNAMIC, Array, DType, TensorSpec
 from lanewise.settings.model import ModelSettings
 
@@ -52,23 +50,13 @@ def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedMo
     """Load an ONNX file once, and make one runner for each profile. See `LoadModel`."""
     session = OrtSession(source.file, settings.onnxruntime.threads)
     plan = plan_profiles(session.inputs, session.outputs, settings, source.settings_file)
-    spec = ModelSpec(
-        name=source.name,
-        version=source.version,
-        backend="onnxruntime",
-        inputs=session.inputs,
-        outputs=session.outputs,
-        batching=plan.batching,
-        rowwise=plan.rowwise,
-        profiles=plan.profiles,
-        padding=plan.padding,
-        text_inputs=frozenset(t.name for t in session.inputs if t.dtype is DType.BYTES),
-    )
-    return LoadedModel(spec, tuple(OrtRunner(session, spec, each) for each in spec.profiles))
+    text_inputs = frozenset(t.name for t in session.inputs if t.dtype is DType.BYTES)
+    spec = plan.make_spec(source, "onnxruntime", session.inputs, session.outputs, text_inputs)
+    return LoadedModel(spec, tuple(HostRunner(spec, each, session) for each in spec.profiles))
 
 
 class OrtSession:
-    """One loaded ONNX model. May be run from several threads at once."""
+    """One loaded ONNX model, shared by its runners. May be run from several threads at once."""
 
     def __init__(self, file: Path, threads: int | None) -> None:
         options = onnxruntime.SessionOptions()
@@ -92,45 +80,48 @@ class OrtSession:
         self.inputs = _read_tensors("input", self._session.get_inputs(), file)
         self.outputs = _read_tensors("output", self._session.get_outputs(), file)
         self._output_names = [tensor.name for tensor in self.outputs]
-        self._dtypes = {tensor.name: tensor.dtype for tensor in self.inputs}
+        # What has to be converted for every run; most models have nothing of the kind.
+        self._special_inputs = {
+            tensor.name: tensor.dtype
+            for tensor in self.inputs
+            if tensor.dtype is DType.BYTES or tensor.dtype in _UNKNOWN_TO_NUMPY
+        }
+        self._special_outputs = {
+            tensor.name: tensor.dtype
+            for tensor in self.outputs
+            if tensor.dtype is DType.BYTES or not tensor.shape
+        }
         self._has_output_unknown_to_numpy = any(
             tensor.dtype in _UNKNOWN_TO_NUMPY for tensor in self.outputs
         )
-        if self._has_output_unknown_to_numpy and DType.BYTES in self._dtypes.values():
+        if self._has_output_unknown_to_numpy and DType.BYTES in self._special_inputs.values():
             raise ConfigError(
                 f"{file}: string inputs beside BF16 or FP8 outputs cannot be served with "
                 "ONNX Runtime; cast these outputs in the model"
             )
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Execute the model; inputs are only read, outputs are new arrays of the caller's.
 
         Raises:
             MalformedContents: an element of a BYTES input is not UTF-8.
             ExecutionFailed: ONNX Runtime refused the inputs or failed.
         """
-        feeds = {name: self._to_feed(name, array) for name, array in inputs.items()}
+        feeds: dict[str, object] = dict(inputs)
+        for name, dtype in self._special_inputs.items():
+            feeds[name] = _to_feed(name, inputs[name], dtype)
         try:
             if self._has_output_unknown_to_numpy:
-                outputs = self._run_with_values(feeds)
+                arrays = self._run_with_values(feeds)
             else:
-                outputs = self._session.run(self._output_names, feeds)
+                arrays = self._session.run(self._output_names, feeds)
         except Exception as error:  # its exceptions have no base class of their own
             raise ExecutionFailed(f"ONNX Runtime failed: {_one_line(error)}") from error
-        return {
-            tensor.name: _from_output(output, tensor.dtype)
-            for tensor, output in zip(self.outputs, outputs, strict=True)
-        }
-
-    def _to_feed(self, name: str, array: Array) -> object:
-        dtype = self._dtypes[name]
-        if dtype is DType.BYTES:
-            return decode_strings(array, name)
-        if dtype in _UNKNOWN_TO_NUMPY:
-            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-                array.view(f"u{array.itemsize}"), _UNKNOWN_TO_NUMPY[dtype]
-            )
-        return array
+        outputs = dict(zip(self._output_names, arrays, strict=True))
+        for name, dtype in self._special_outputs.items():
+            array = np.asarray(outputs[name])  # without dimensions it comes as a numpy scalar
+            outputs[name] = encode_strings(array) if dtype is DType.BYTES else array
+        return outputs
 
     def _run_with_values(self, feeds: Mapping[str, object]) -> list[Array]:
         values = {
@@ -146,22 +137,6 @@ class OrtSession:
             else np.array(output.numpy())
             for tensor, output in zip(self.outputs, outputs, strict=True)
         ]
-
-
-class OrtRunner(HostRunner):
-    """Executes batches for one profile; shares its session with the model's other runners."""
-
-    def __init__(self, session: OrtSession, spec: ModelSpec, profile: Profile) -> None:
-        super().__init__(spec, profile)
-        self._sessions = [session]  # empty once closed: the last runner takes the weights along
-
-    def close(self) -> None:
-        super().close()
-        self._sessions.clear()
-
-    def _execute(self, inputs: Mapping[str, Array], padded_rows: int) -> dict[str, Array]:
-        (session,) = self._sessions
-        return session.run(inputs)
 
 
 def _read_tensors(
@@ -191,10 +166,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _from_output(output: Array, dtype: DType) -> Array:
-    """Make an output what the runner promises: an array, of bytes if it holds strings."""
-    array = np.asarray(output)  # a tensor without dimensions comes as a numpy scalar
-    return encode_strings(array) if dtype is DType.BYTES else array
+def _to_feed(name: str, array: Array, dtype: DType) -> object:
+    if dtype is DType.BYTES:
+        return decode_strings(array, name)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+        array.view(f"u{array.itemsize}"), _UNKNOWN_TO_NUMPY[dtype]
+    )
 
 
 def _copy_elements(value: onnxruntime.OrtValue, dtype: DType) -> Array:

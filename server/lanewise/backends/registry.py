@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TypeAlias, cast
 
-from lanewise.backends.runner import LoadedModel
-from lanewise.backends.source import ModelSource
+from lanewise.backends.runner import LoadedModel, ModelSource
 from lanewise.backends.trt.build.plan_header import read_plan_header
 from lanewise.clock import Clock
 from lanewise.errors import ConfigError
@@ -19,16 +19,11 @@ MODEL_SUFFIXES = (".onnx", ".plan", ".sim.toml")
 """Endings of model files, whether or not this build has a backend for them."""
 
 
-class LoadModel(Protocol):
-    """The `load` function that the module of every backend has."""
+LoadModel: TypeAlias = Callable[[ModelSource, ModelSettings, Clock], LoadedModel]
+"""Reads the model file and makes its runners, not warmed up.
 
-    def __call__(self, source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedModel:
-        """Read the model file and make its runners, not warmed up.
-
-        Raises:
-            ConfigError: the file or its settings cannot be served.
-        """
-        ...
+Raises ConfigError if the file or its settings cannot be served.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 import structlog
 
 from lanewise.backends.registry import MODEL_SUFFIXES, choose_backend, model_suffix
-from lanewise.backends.runner import LoadedModel
-from lanewise.backends.source import ModelSource
+from lanewise.backends.runner import LoadedModel, ModelSource
 from lanewise.clock import Clock
 from lanewise.errors import ConfigError
 from lanewise.settings.model import ModelSettings

@@ -1,16 +1,34 @@
-"""The hardware boundary: what a backend must offer to be served."""
+"""The hardware boundary: what a backend is given, and what it must offer to be served."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from lanewise.backends.report import EngineReport
 from lanewise.errors import ExecutionFailed
 from lanewise.model.runner_status import GraphCounts, RunnerMemory
-from lanewise.model.spec import ModelSpec, Profile
-from lanewise.model.tensors import Array, Piece, Shape, format_shape
+from lanewise.model.spec import ModelSpec, Profile, ShapeRange
+from lanewise.model.tensors import Array, DType, Piece, Shape, format_shape
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """One version of a model on disk.
+
+    Attributes:
+        version: a positive number; empty for a model that has no version at all.
+        file: the model file; where it was looked for, if there is a problem.
+        settings_file: its model.toml, which need not exist.
+        problem: why it cannot be loaded; empty if it may be tried.
+    """
+
+    name: str
+    version: str
+    file: Path
+    settings_file: Path
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +225,41 @@ def find_misfit(spec: ModelSpec, outputs: Mapping[str, Array], length: int) -> s
 
 
 @dataclass(frozen=True, slots=True)
+class ProfileNeeds:
+    """What one lane of a profile needs; its outputs and CUDA graphs are small beside it.
+
+    Attributes:
+        input_bytes: device memory for the inputs at their maximum, in all the lane's buffers.
+        scratch_bytes: device memory for an execution besides inputs and outputs.
+        values: by shape tensor among the inputs, the values the profile admits, row-major.
+    """
+
+    input_bytes: int
+    scratch_bytes: int
+    values: Mapping[str, ShapeRange]
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory altogether."""
+        return self.input_bytes + self.scratch_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """What a compiled plan tells about itself, for people to read.
+
+    Attributes:
+        builder: backend and version that built it, such as "tensorrt-rtx 1.6.1.120".
+        precision: datatypes of its inputs and outputs on the device.
+        profiles: in the order of the model's profiles.
+    """
+
+    builder: str
+    precision: frozenset[DType]
+    profiles: tuple[ProfileNeeds, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """One version of a model, ready to be warmed up and served.
 
@@ -214,7 +267,7 @@ class LoadedModel:
         runners: one or more for each profile of `spec`, in the order of the profiles.
         is_compiled: whether each profile was compiled apart, so that its runners have to
             show that they agree with each other before they serve.
-        engine: what the engine tells of itself; None for a backend without engines.
+        plan: what the plan tells about itself; None for a backend without plans.
         direct_inputs: names of the inputs that the device copies by itself out of whatever
             memory it can read.
     """
@@ -222,5 +275,5 @@ class LoadedModel:
     spec: ModelSpec
     runners: tuple[Runner, ...]
     is_compiled: bool = False
-    engine: EngineReport | None = None
+    plan: PlanReport | None = None
     direct_inputs: frozenset[str] = frozenset()

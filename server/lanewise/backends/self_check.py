@@ -1,7 +1,7 @@
 """Whether the runners of a model agree with each other where their profiles overlap.
 
-Each profile of an engine is compiled apart, and plugins may carry state from one context to
-another: an engine with one context per profile has given wrong outputs without any error
+Each profile of a plan is compiled apart, and plugins may carry state from one context to
+another: a plan with one context per profile has given wrong outputs without any error
 (TensorRT 8.5 with a plugin, https://github.com/NVIDIA/TensorRT/issues/2648).
 """
 
@@ -157,7 +157,7 @@ def _compare(
             continue
         raise ExecutionFailed(
             f"model '{spec.name}': {names} disagree on output '{tensor.name}' for the same row: "
-            f"{difference}; build the engine again, leave one of the profiles out, or set "
+            f"{difference}; build the plan again, leave one of the profiles out, or set "
             "`self_check = false` under [tensorrt] if the outputs are meant to differ"
         )
 

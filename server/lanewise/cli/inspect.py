@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lanewise.backends.report import EngineReport
 from lanewise.backends.repository import find_models, load_model
-from lanewise.backends.source import ModelSource
+from lanewise.backends.runner import ModelSource, PlanReport
 from lanewise.backends.trt.build.plan_header import read_plan_header
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.errors import ConfigError
@@ -48,9 +47,9 @@ def inspect_path(path: Path, backend: str | None, console: Console) -> bool:
         _print_model(parse_model_metadata(describe_model(loaded.spec, [source.version])), console)
         _print_padding(loaded.spec, console)
         _print_scheduling(settings.scheduling, console)
-        if loaded.engine is not None:
+        if loaded.plan is not None:
             names = [profile.name for profile in loaded.spec.profiles]
-            print_engine(loaded.engine, names, console)
+            print_plan(loaded.plan, names, console)
     return all_loaded
 
 
@@ -137,16 +136,16 @@ def _print_plan_header(source: ModelSource, console: Console) -> None:
     )
 
 
-def print_engine(engine: EngineReport, profiles: Sequence[str], console: Console) -> None:
-    """Print who built an engine, its precision, and what each of its `profiles` needs."""
-    precision = ", ".join(sorted(dtype.value for dtype in engine.precision))
+def print_plan(plan: PlanReport, profiles: Sequence[str], console: Console) -> None:
+    """Print who built a plan, its precision, and what each of its `profiles` needs."""
+    precision = ", ".join(sorted(dtype.value for dtype in plan.precision))
     console.print(
-        f"engine built by {engine.builder}; its inputs and outputs are {precision}",
+        f"plan built by {plan.builder}; its inputs and outputs are {precision}",
         highlight=False,
     )
     memory = _table("profile", "inputs", "scratch", "device memory of a lane")
     values = _table("profile", "shape tensor", "min values", "opt values", "max values")
-    for profile, needs in zip(profiles, engine.profiles, strict=True):
+    for profile, needs in zip(profiles, plan.profiles, strict=True):
         sizes = (needs.input_bytes, needs.scratch_bytes, needs.device_bytes)
         memory.add_row(profile, *map(_size, sizes))
         for name, admitted in needs.values.items():

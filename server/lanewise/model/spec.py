@@ -11,23 +11,14 @@ from lanewise.model.tensors import Shape, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class ShapeRange:
-    """The shapes a profile admits for one input: min <= shape <= max in every dimension."""
+    """The shapes a profile admits for one input: min <= shape <= max in every dimension.
+
+    Or the values it admits for a shape tensor, row-major; a scalar has one.
+    """
 
     min: Shape
     opt: Shape
     max: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeValues:
-    """The values a profile admits for a shape tensor: min <= value <= max in every place.
-
-    Row-major; a scalar has one.
-    """
-
-    min: tuple[int, ...]
-    opt: tuple[int, ...]
-    max: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +41,16 @@ class Profile:
     """One optimization profile of a model.
 
     Attributes:
-        index: position in the engine, from 0; unique in the model.
+        index: position in the plan, from 0; unique in the model.
         name: unique in the model; clients may pin a request to it.
         ranges: a range for every input of the model, by input name.
         rows: rows a launch may execute: what the ranges of the row-wise inputs have in
             common. A model without batching runs one request a launch, whatever its
             shapes, and counts it as one row: (1, 1, 1).
         max_queue_delay_ns: how long a request may be held back to fill a batch.
-        values: by input that is a shape tensor: one whose values, not its shape alone,
-            decide the shapes of other tensors. Only TensorRT tells them from others.
+        values: the values admitted, by input that is a shape tensor: one whose values, not
+            its shape alone, decide the shapes of other tensors. Only TensorRT tells them
+            from others.
         lengths: ascending; requests are padded up to the next of them. Empty for a model
             without padding.
     """
@@ -68,7 +60,7 @@ class Profile:
     ranges: Mapping[str, ShapeRange]
     rows: RowRange
     max_queue_delay_ns: int
-    values: Mapping[str, ShapeValues] = field(default_factory=dict)
+    values: Mapping[str, ShapeRange] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
 
     def padded_length(self, length: int) -> int:

@@ -14,7 +14,7 @@ import structlog
 
 from lanewise import __version__
 from lanewise.backends.repository import find_models, load_model
-from lanewise.backends.source import ModelSource
+from lanewise.backends.runner import ModelSource
 from lanewise.clock import NS_PER_S, Clock, SystemClock
 from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
 from lanewise.memory.regions import Regions

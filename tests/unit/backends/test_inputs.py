@@ -8,7 +8,7 @@ import numpy as np
 
 from helpers.sim import model, profile
 from lanewise.backends.inputs import warm_up_batches
-from lanewise.model.spec import ShapeRange, ShapeValues
+from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DType, TensorSpec
 
 
@@ -17,7 +17,7 @@ def test_warm_up_sends_zeros_and_in_shape_tensors_values_that_the_profile_admits
     only = replace(
         plain,
         ranges={**plain.ranges, "S": ShapeRange((1, 2), (1, 2), (1, 2))},
-        values={"S": ShapeValues((1, 1), (4, 6), (32, 8))},
+        values={"S": ShapeRange((1, 1), (4, 6), (32, 8))},
     )
     spec = model(only)
     spec = replace(spec, inputs=(*spec.inputs, TensorSpec("S", DType.INT64, (1, 2))))

@@ -296,15 +296,15 @@ class TestCarriedProfiles:
         entry = profile_entry(X=[(1, 3), (2, 3), (4, 3)], Q=[(1,)] * 3)
 
         assert problems(entry, carried=self.carried) == [
-            "profiles[0].tensors.X: differs from the engine, which was built with "
-            "min [1, 3], opt [1, 3], max [4, 3]; leave it out or rebuild the engine",
+            "profiles[0].tensors.X: differs from the plan, which was built with "
+            "min [1, 3], opt [1, 3], max [4, 3]; leave it out or rebuild the plan",
             "profiles[0].tensors.Q: the model's inputs are X",
         ]
 
     def test_cannot_become_more(self):
         (problem,) = problems(*[profile_entry()] * 3, carried=self.carried)
 
-        assert problem.startswith("profiles: has 3 entries, but the engine was built with 2, ")
+        assert problem.startswith("profiles: has 3 entries, but the plan was built with 2, ")
 
     def test_cannot_take_the_name_of_another(self):
         assert problems(profile_entry("p1"), carried=self.carried) == [

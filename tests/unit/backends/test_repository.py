@@ -8,7 +8,7 @@ import structlog
 
 from helpers.models import InstantClock, save_onnx_echo, save_simulated_echo, tensor
 from lanewise.backends.repository import find_models, load_model
-from lanewise.backends.source import ModelSource
+from lanewise.backends.runner import ModelSource
 from lanewise.errors import ConfigError
 from lanewise.settings.model import ModelSettings
 

@@ -12,7 +12,7 @@ from lanewise.backends.runner import LoadedModel
 from lanewise.backends.self_check import require_agreement
 from lanewise.clock import SystemClock
 from lanewise.errors import ExecutionFailed
-from lanewise.model.spec import ShapeRange, ShapeValues
+from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DType, TensorSpec
 from lanewise.scheduler.dispatcher import Dispatcher
 
@@ -56,7 +56,7 @@ def test_runners_that_agree_pass_and_are_asked_only_for_shapes_they_admit():
 def test_shape_tensors_hold_the_opt_values_of_a_profile_if_both_admit_them():
     def with_values(known, low, opt, high):
         ranges = {**known.ranges, "S": ShapeRange((1,), (1,), (1,))}
-        return replace(known, ranges=ranges, values={"S": ShapeValues((low,), (opt,), (high,))})
+        return replace(known, ranges=ranges, values={"S": ShapeRange((low,), (opt,), (high,))})
 
     made = [
         Scaled(with_values(profile(0, (1, 4, 8)), 1, 2, 9)),
@@ -111,7 +111,7 @@ def test_a_compiled_model_whose_runners_disagree_is_not_ready():
     async def scenario():
         loaded = LoadedModel(model(*PROFILES), tuple(runners(few=2.0)), is_compiled=True)
         dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=1)
-        with pytest.raises(ExecutionFailed, match="build the engine again"):
+        with pytest.raises(ExecutionFailed, match="build the plan again"):
             await dispatcher.warm_up()
         await dispatcher.close()
 

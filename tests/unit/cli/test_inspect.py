@@ -10,8 +10,8 @@ from rich.console import Console
 from helpers.client_server import serving
 from helpers.padded import PADDING, save_padded
 from helpers.trt_models import plan_header, save_plan
-from lanewise.backends.report import EngineReport, ProfileNeeds
-from lanewise.cli.inspect import inspect_path, inspect_server, print_costs, print_engine
+from lanewise.backends.runner import PlanReport, ProfileNeeds
+from lanewise.cli.inspect import inspect_path, inspect_server, print_costs, print_plan
 from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DType
 from lanewise_client import ModelCosts
@@ -70,16 +70,16 @@ def test_settings_that_say_nothing_are_not_told(tmp_path, console):
 
 def test_an_engine_is_told_with_the_memory_of_its_profiles_and_the_values_of_shape_tensors(console):
     wide = ShapeRange((1, 1), (4, 6), (32, 8))
-    engine = EngineReport(
+    engine = PlanReport(
         "tensorrt-rtx 1.6.1.120",
         frozenset({DType.FP32, DType.FP16}),
         (ProfileNeeds(1024, 0, {}), ProfileNeeds(3 << 20, 5 << 20, {"S": wide})),
     )
 
-    print_engine(engine, ["online", "dynamic"], console)
+    print_plan(engine, ["online", "dynamic"], console)
 
     assert cells(console) == [
-        ["engine built by tensorrt-rtx 1.6.1.120; its inputs and outputs are FP16, FP32"],
+        ["plan built by tensorrt-rtx 1.6.1.120; its inputs and outputs are FP16, FP32"],
         ["profile", "inputs", "scratch", "device memory of a lane"],
         ["online", "1 KiB", "-", "1 KiB"],
         ["dynamic", "3 MiB", "5 MiB", "8 MiB"],
@@ -89,9 +89,9 @@ def test_an_engine_is_told_with_the_memory_of_its_profiles_and_the_values_of_sha
 
 
 def test_an_engine_without_shape_tensors_has_no_table_of_them(console):
-    engine = EngineReport("tensorrt 11.4.0.1", frozenset({DType.FP32}), (ProfileNeeds(1, 1, {}),))
+    engine = PlanReport("tensorrt 11.4.0.1", frozenset({DType.FP32}), (ProfileNeeds(1, 1, {}),))
 
-    print_engine(engine, ["p0"], console)
+    print_plan(engine, ["p0"], console)
 
     assert "shape tensor" not in console.file.getvalue()
 

@@ -13,7 +13,7 @@ from helpers.sim import model, profile
 from lanewise.backends.runner import LoadedModel
 from lanewise.clock import NS_PER_S, SystemClock
 from lanewise.errors import NoProfileAdmits
-from lanewise.model.spec import ModelSpec, ShapeRange, ShapeValues
+from lanewise.model.spec import ModelSpec, ShapeRange
 from lanewise.model.tensors import DType, TensorSpec
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
@@ -27,7 +27,7 @@ def with_sizes(*limits: tuple[tuple[int, int], tuple[int, int]]) -> ModelSpec:
     for index, (low, high) in enumerate(limits):
         known = profile(index, (1, 4, 8))
         ranges = {**known.ranges, "S": ShapeRange((2,), (2,), (2,))}
-        values = {"S": ShapeValues(low, low, high)}
+        values = {"S": ShapeRange(low, low, high)}
         profiles.append(replace(known, ranges=ranges, values=values))
     plain = model(*profiles)
     sizes = TensorSpec("S", DType.INT64, (2,))

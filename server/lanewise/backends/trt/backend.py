@@ -10,20 +10,23 @@ from pathlib import Path
 import structlog
 
 from lanewise.backends.default_profiles import derive_profiles
-from lanewise.backends.report import EngineReport
-from lanewise.backends.runner import LoadedModel
-from lanewise.backends.source import ModelSource
+from lanewise.backends.runner import LoadedModel, ModelSource, PlanReport, ProfileNeeds
 from lanewise.backends.trt.binding import Binding, TrtBackend, bind
 from lanewise.backends.trt.build.builder import build_plan, require_builder
 from lanewise.backends.trt.build.plan_cache import cached_plan, runtime_cache_file
+from lanewise.backends.trt.build.plan_header import PlanHeader
 from lanewise.backends.trt.context import ProfileContext
-from lanewise.backends.trt.introspect import EngineFacts, describe_engine, plan_engine_profiles
+from lanewise.backends.trt.introspect import (
+    EngineFacts,
+    EngineProfile,
+    describe_engine,
+    plan_engine_profiles,
+)
 from lanewise.backends.trt.lane_plan import LanePlan, plan_lanes
 from lanewise.backends.trt.loader import LoadedEngine, load_engine
 from lanewise.backends.trt.messages import Severity
 from lanewise.backends.trt.observe import EngineShapes, observe_outputs
-from lanewise.backends.trt.report import report_engine
-from lanewise.backends.trt.runner import GRAPH_BUDGET_BYTES, RunnerOptions, TrtRunner
+from lanewise.backends.trt.runner import DEPTH, GRAPH_BUDGET_BYTES, RunnerOptions, TrtRunner
 from lanewise.backends.trt.runtime_cache import RuntimeCache
 from lanewise.backends.trt.scratch import Scratch
 from lanewise.clock import Clock
@@ -38,17 +41,9 @@ _log = structlog.get_logger(__name__)
 PLAN_SUFFIX = ".plan"
 
 
-def load_tensorrt(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedModel:
-    """Load a model with TensorRT. See `LoadModel`."""
-    return _load("tensorrt", source, settings)
-
-
-def load_rtx(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedModel:
-    """Load a model with TensorRT-RTX. See `LoadModel`."""
-    return _load("tensorrt-rtx", source, settings)
-
-
-def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> LoadedModel:
+def _load(
+    backend: TrtBackend, source: ModelSource, settings: ModelSettings, _clock: Clock
+) -> LoadedModel:
     binding = bind(backend)
     facts_of_device = device.require_device()
     plan = _find_plan(binding, source, settings, facts_of_device.title)
@@ -66,19 +61,9 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
         names = tuple(ProfileSettings(name=each.name) for each in derived)
         settings = settings.model_copy(update={"profiles": names})
     profiles = plan_engine_profiles(facts, plan, settings, source.settings_file)
-    spec = ModelSpec(
-        name=source.name,
-        version=source.version,
-        backend=backend,
-        inputs=facts.inputs,
-        outputs=facts.outputs,
-        batching=profiles.batching,
-        rowwise=profiles.rowwise,
-        profiles=profiles.profiles,
-        padding=profiles.padding,
-    )
+    spec = profiles.make_spec(source, backend, facts.inputs, facts.outputs)
     lanes = plan_lanes(spec, settings, source.settings_file)
-    report = report_engine(loaded.header, facts)
+    report = report_plan(loaded.header, facts)
     _require_memory(lanes.device_bytes(report), source.file)
     kernels = RuntimeCache(binding, loaded.engine, runtime_cache_file(plan, facts_of_device.title))
     make_runner = functools.partial(
@@ -105,9 +90,31 @@ def _load(backend: TrtBackend, source: ModelSource, settings: ModelSettings) -> 
         spec,
         tuple(runners),
         is_compiled=settings.tensorrt.self_check,
-        engine=report,
+        plan=report,
         direct_inputs=_direct_inputs(spec, facts),
     )
+
+
+load_tensorrt = functools.partial(_load, "tensorrt")
+load_rtx = functools.partial(_load, "tensorrt-rtx")
+
+
+def report_plan(header: PlanHeader, facts: EngineFacts) -> PlanReport:
+    """Tell who built a plan, its precision, and what a lane of each profile needs."""
+    return PlanReport(
+        builder=f"{header.backend} {header.version}",
+        precision=facts.precision,
+        profiles=tuple(_needs(facts, profile) for profile in facts.profiles),
+    )
+
+
+def _needs(facts: EngineFacts, profile: EngineProfile) -> ProfileNeeds:
+    one_buffer = sum(
+        element_count(profile.shapes[tensor.name].max) * tensor.dtype.numpy.itemsize
+        for tensor in facts.inputs
+        if tensor.name in profile.shapes
+    )
+    return ProfileNeeds(DEPTH * one_buffer, profile.device_memory_bytes, profile.values)
 
 
 def _find_plan(
@@ -142,7 +149,7 @@ def _direct_inputs(spec: ModelSpec, facts: EngineFacts) -> frozenset[str]:
     )
 
 
-def _make_arenas(lanes: LanePlan, report: EngineReport) -> dict[str, Scratch]:
+def _make_arenas(lanes: LanePlan, report: PlanReport) -> dict[str, Scratch]:
     """Get the shared scratch memory by the name of every profile that shares it."""
     arenas = {}
     for group, nbytes in lanes.shared_scratch_bytes(report).items():

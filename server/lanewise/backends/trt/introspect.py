@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lanewise.backends.profiles import CarriedProfiles, ProfilePlan, plan_profiles
 from lanewise.backends.trt.binding import Binding, TrtObject
-from lanewise.model.spec import ShapeValues
+from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DType, TensorSpec, format_shape, merge_sizes
 from lanewise.settings.model import (
     ModelSettings,
@@ -34,7 +34,7 @@ class EngineProfile:
     """
 
     shapes: Mapping[str, ShapeRangeSettings]
-    values: Mapping[str, ShapeValues]
+    values: Mapping[str, ShapeRange]
     device_memory_bytes: int
 
 
@@ -126,7 +126,7 @@ def plan_engine_profiles(
     """Make the profiles of an engine as they are served. See `plan_profiles`.
 
     A shape tensor has the one shape it always has, and its dimension 0 counts no rows; the
-    settings give its values, which must be those the engine was built with. Requests are not
+    settings give its values, which must be those the plan was built with. Requests are not
     stacked where an output is `rowless`, unless the settings insist.
 
     Raises:
@@ -169,13 +169,11 @@ def plan_engine_profiles(
     )
 
 
-def _value_problems(
-    entry: ProfileSettings, built: Mapping[str, ShapeValues], key: str
-) -> list[str]:
+def _value_problems(entry: ProfileSettings, built: Mapping[str, ShapeRange], key: str) -> list[str]:
     return [
-        f"{key}.{quote_key(name)}: differs from the engine, in which the values of this shape "
+        f"{key}.{quote_key(name)}: differs from the plan, in which the values of this shape "
         f"tensor have min {format_shape(values.min)}, opt {format_shape(values.opt)}, "
-        f"max {format_shape(values.max)}; leave it out or rebuild the engine"
+        f"max {format_shape(values.max)}; leave it out or rebuild the plan"
         for name, values in built.items()
         if (wanted := entry.tensors.get(name)) is not None
         and (wanted.min, wanted.opt, wanted.max) != (values.min, values.opt, values.max)
@@ -192,11 +190,11 @@ def _shapes(engine: TrtObject, name: str, profile: int) -> ShapeRangeSettings:
     return ShapeRangeSettings(min=low, opt=opt, max=high)
 
 
-def _values(engine: TrtObject, name: str, profile: int) -> ShapeValues:
+def _values(engine: TrtObject, name: str, profile: int) -> ShapeRange:
     # The parameters are in the other order than get_tensor_profile_shape's by their names
     # in the documentation, but not by their meaning.
     low, opt, high = (_ints(each) for each in engine.get_tensor_profile_values(profile, name))
-    return ShapeValues(low, opt, high)
+    return ShapeRange(low, opt, high)
 
 
 def _device_memory(

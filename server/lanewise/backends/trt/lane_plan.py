@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lanewise.backends.report import EngineReport
+from lanewise.backends.runner import PlanReport
 from lanewise.model.spec import ModelSpec
 from lanewise.settings.model import ModelSettings, quote_key, settings_error
 
@@ -24,7 +24,7 @@ class LanePlan:
     runners: Mapping[str, int]
     scratch_groups: tuple[tuple[str, ...], ...]
 
-    def shared_scratch_bytes(self, report: EngineReport) -> dict[tuple[str, ...], int]:
+    def shared_scratch_bytes(self, report: PlanReport) -> dict[tuple[str, ...], int]:
         """Get what the neediest profile of each group needs."""
         scratch = {
             name: needs.scratch_bytes
@@ -32,7 +32,7 @@ class LanePlan:
         }
         return {group: max(scratch[name] for name in group) for group in self.scratch_groups}
 
-    def device_bytes(self, report: EngineReport) -> dict[str, int]:
+    def device_bytes(self, report: PlanReport) -> dict[str, int]:
         """Get what all runners need: an entry for each profile and for what each group shares.
 
         Counted are scratch memory and the inputs at the profile's maximum; outputs and CUDA

@@ -10,7 +10,7 @@ import numpy as np
 from lanewise.backends.trt.binding import Binding, TrtObject
 from lanewise.backends.trt.introspect import EngineFacts
 from lanewise.memory.device import Stream
-from lanewise.model.spec import ShapeValues
+from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DYNAMIC, Array, Shape, TensorSpec, merge_sizes
 
 Values = Mapping[str, tuple[int, ...]]
@@ -113,7 +113,7 @@ def _questions(facts: EngineFacts) -> Sequence[Question]:
     return questions
 
 
-def _values(limits: Mapping[str, ShapeValues], end: str) -> Values:
+def _values(limits: Mapping[str, ShapeRange], end: str) -> Values:
     return {name: getattr(each, end) for name, each in limits.items()}
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("cuda.bindings")
 
 from lanewise.backends.trt.introspect import describe_engine, plan_engine_profiles
 from lanewise.errors import ConfigError
-from lanewise.model.spec import RowRange, ShapeRange, ShapeValues
+from lanewise.model.spec import RowRange, ShapeRange
 from lanewise.model.tensors import DYNAMIC, DType
 from lanewise.settings.model import ModelSettings, ShapeRangeSettings
 
@@ -64,7 +64,7 @@ def test_profiles_have_shapes_and_for_shape_tensors_values(binding):
 
     assert online.shapes == {"X": ShapeRangeSettings(min=(1, 3), opt=(1, 3), max=(1, 3))}
     assert dynamic.shapes == {"X": ShapeRangeSettings(min=(1, 3), opt=(4, 3), max=(32, 3))}
-    assert dynamic.values == {"S": ShapeValues((1, 1), (4, 6), (32, 8))}
+    assert dynamic.values == {"S": ShapeRange((1, 1), (4, 6), (32, 8))}
 
 
 def test_every_profile_has_its_own_device_memory(binding):
@@ -139,7 +139,7 @@ class TestServedProfiles:
             plan_engine_profiles(describe(binding), PLAN, wanted, SETTINGS)
 
         assert str(raised.value) == (
-            f"{SETTINGS}: profiles[1].tensors.S: differs from the engine, in which the values of "
+            f"{SETTINGS}: profiles[1].tensors.S: differs from the plan, in which the values of "
             "this shape tensor have min [1, 1], opt [4, 6], max [32, 8]; leave it out or rebuild "
-            "the engine"
+            "the plan"
         )

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from helpers.sim import mission_model
-from lanewise.backends.report import EngineReport, ProfileNeeds
+from lanewise.backends.runner import PlanReport, ProfileNeeds
 from lanewise.backends.trt.lane_plan import plan_lanes
 from lanewise.errors import ConfigError
 from lanewise.settings.model import ModelSettings, TensorRTSettings
 
 FILE = Path("model.toml")
-REPORT = EngineReport(
+REPORT = PlanReport(
     builder="",
     precision=frozenset(),
     profiles=tuple(ProfileNeeds(*needs, values={}) for needs in ((1, 10), (2, 20), (4, 40))),

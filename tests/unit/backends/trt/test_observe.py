@@ -12,13 +12,13 @@ pytest.importorskip("cuda.bindings")
 
 from lanewise.backends.trt.introspect import EngineFacts, EngineProfile
 from lanewise.backends.trt.observe import Question, observe_outputs
-from lanewise.model.spec import ShapeValues
+from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DYNAMIC, DType
 from lanewise.settings.model import ShapeRangeSettings
 
 X = tensor("X")
 S = tensor("S", DType.INT64, (2,))
-VALUES = {"S": ShapeValues((1, 1), (2, 6), (4, 8))}
+VALUES = {"S": ShapeRange((1, 1), (2, 6), (4, 8))}
 
 
 def profile(low, opt, high, values=None):

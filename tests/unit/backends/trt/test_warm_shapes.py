@@ -9,7 +9,7 @@ from helpers.sim import model, profile
 from lanewise.backends.trt import warm_shapes
 from lanewise.backends.trt.warm_shapes import WarmShapes
 from lanewise.errors import ExecutionFailed, RunnerLost
-from lanewise.model.spec import ShapeValues
+from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DType, TensorSpec
 
 SPEC = model(profile(0, (1, 4, 8), [(4, 8, 1 << 20)]))
@@ -93,7 +93,7 @@ def test_dimension_0_of_an_input_that_is_not_rowwise_counts():
 
 def test_shape_tensors_hold_the_opt_values_of_the_profile():
     sizes = TensorSpec("S", DType.INT64, (2,))
-    limits = ShapeValues((1, 1), (2, 4), (8, 8))
+    limits = ShapeRange((1, 1), (2, 4), (8, 8))
     profiles = (replace(SPEC.profiles[0], values={"S": limits}),)
     making = Making()
     warm = making.warm_shapes(replace(SPEC, inputs=(*SPEC.inputs, sizes), profiles=profiles))

@@ -41,10 +41,10 @@ class TwoSteps(HostRunner):
     depth = 2
 
     def __init__(self, spec, one):
-        super().__init__(spec, one)
+        super().__init__(spec, one, self.execute)
         self._turn = threading.Lock()
 
-    def _execute(self, inputs, padded_rows):
+    def execute(self, inputs):
         SystemClock().block_for(COPY_MS * NS_PER_MS)
         with self._turn:
             SystemClock().block_for(EXECUTE_MS * NS_PER_MS)
@@ -64,12 +64,12 @@ class Disturbing(HostRunner):
     """Takes longer the more rows others run when it begins."""
 
     def __init__(self, spec, one, running):
-        super().__init__(spec, one)
+        super().__init__(spec, one, self.execute)
         self.running = running
 
-    def _execute(self, inputs, padded_rows):
+    def execute(self, inputs):
         others = sum(rows for index, rows in self.running.items() if index != self.profile.index)
-        self.running[self.profile.index] = padded_rows
+        self.running[self.profile.index] = inputs["X"].shape[0]
         SystemClock().block_for(round((EXECUTE_MS / 8 + 2 * others) * NS_PER_MS))
         self.running[self.profile.index] = 0
         return {"Y": inputs["X"]}
@@ -86,13 +86,11 @@ def test_lanes_are_measured_beside_the_opt_and_the_most_rows_of_others():
     assert slowdowns[0, 1, 4] < slowdowns[0, 1, 32]
 
 
-class ContraryAtMost(HostRunner):
-    """Cannot execute the largest shapes of its profile, as inputs that contradict each other."""
-
-    def _execute(self, inputs, padded_rows):
-        if inputs["X"].shape[1] == LONGEST:
-            raise ShapeMismatch("the inputs do not go together")
-        return {"Y": inputs["X"]}
+def contrary_at_most(inputs):
+    """Refuse the largest shapes of the profile, as inputs that contradict each other."""
+    if inputs["X"].shape[1] == LONGEST:
+        raise ShapeMismatch("the inputs do not go together")
+    return {"Y": inputs["X"]}
 
 
 LONGEST = 64
@@ -101,6 +99,6 @@ LONGEST = 64
 def test_largest_shapes_that_cannot_be_executed_are_left_out():
     spec = model(profile(0, (1, 1, 2), [(1, 8, LONGEST)]))
 
-    costs = measured(spec, [ContraryAtMost(spec, spec.profiles[0])])
+    costs = measured(spec, [HostRunner(spec, spec.profiles[0], contrary_at_most)])
 
     assert {(kind.rows, kind.bucket) for kind, _ in costs.kinds()} == {(1, 3), (2, 3)}
