@@ -312,7 +312,7 @@ def wait_for_launch(client: Client, model: str) -> None:
 
 
 def test_the_command_does_not_import_grpc_before_serve_has_set_it_up():
-    code = "import sys; import lanewise.cli.main; print('grpc' in sys.modules)"
+    code = "import sys; import lanewise.cli.main, lanewise.cli.serve; print('grpc' in sys.modules)"
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
     )

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from helpers.measured import measured_model
 from lanewise.cli import main as command
+from lanewise.cli.simulate import POLICIES as OFFERED
 from lanewise.errors import ConfigError
 from lanewise.scheduler.costs.file import save_costs
 from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
@@ -32,8 +33,8 @@ def simulate(*arguments):
 
 
 def test_the_policies_of_the_command_line_are_all_there_are():
-    assert set(command.POLICIES) == set(POLICIES)
-    assert command.POLICIES[0] == DEFAULT_POLICY
+    assert set(OFFERED) == set(POLICIES)
+    assert OFFERED[0] == DEFAULT_POLICY
 
 
 def test_policies_are_compared_on_the_same_traffic(costs, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 
 from lanewise.bench.loads import Payload
 from lanewise.bench.mix import RowShare, Tensor
-from lanewise.model.tensors import DYNAMIC, Array, DType
+from lanewise.model.tensors import Array, DType, Shape
 from lanewise_client.messages import InferRequest, build_infer
 
 
@@ -58,13 +58,12 @@ def _arrays(
     arrays = {}
     for tensor in tensors:
         shape = (rows, *tensor.shape[1:]) if tensor.shape else ()
-        arrays[tensor.name] = _values(tensor.dtype, shape, generator if random else None)
+        arrays[tensor.name] = draw_values(tensor.dtype, shape, generator if random else None)
     return arrays
 
 
-def _values(dtype: DType, shape: tuple[int, ...], generator: np.random.Generator | None) -> Array:
-    """Make values from 0 up to 1; where a datatype is of integers, 0 and 1."""
-    assert DYNAMIC not in shape
+def draw_values(dtype: DType, shape: Shape, generator: np.random.Generator | None) -> Array:
+    """Make values below 1, integers of 0 and 1, or BYTES of numbers; zeros without `generator`."""
     if dtype is DType.BYTES:
         size = int(np.prod(shape))
         numbers = np.zeros(size, int) if generator is None else generator.integers(0, 1000, size)

@@ -1,4 +1,4 @@
-"""Loads a server from the command line and shows what came of it."""
+"""`lanewise bench`: loads a server and shows what came of it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from lanewise.bench.figures import ALL, LoadFigures, figures_of
-from lanewise.bench.fleet import Fleet, Outcome, Timing
+from lanewise.bench.fleet import TICK_S, Fleet, Outcome, Timing
 from lanewise.bench.loads import Load, Payload, Target
 from lanewise.bench.mix import Tensor, parse_rows, parse_shapes, resolve
 from lanewise.bench.payloads import build_payloads
 from lanewise.bench.plot import can_draw, draw
 from lanewise.bench.report import COLUMNS, Run, as_json, as_markdown, cells_of
+from lanewise.cli.main import FILE, POSITIVE, REQUESTS, Address
+from lanewise.cli.tables import open_console
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
 from lanewise.model.tensors import DType
@@ -33,41 +37,133 @@ METADATA_TIMEOUT_S = 10.0
 MOST_PROCESSES = 8
 """By default: enough to keep a front end of as many processes busy."""
 
+DEFAULT_CONCURRENCIES = (1, 8, 32)
 SEED = 0
+
+
+def _numbers(kind: type[float]) -> Callable[..., list[float] | None]:
+    """Make a callback that reads positive numbers with commas between them: 1,8,32."""
+
+    def read(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:  # noqa: ANN401
+        if text is None:
+            return None
+        try:
+            numbers = [kind(part) for part in text.split(",")]
+        except ValueError:
+            numbers = []
+        if not numbers or not all(0 < number < float("inf") for number in numbers):
+            raise click.BadParameter(f"'{text}' is not a list of positive numbers, such as 1,8,32")
+        return numbers
+
+    return read
+
+
+def _times(_context: click.Context, _option: click.Parameter, text: str) -> float:
+    """Read a number of 1 or more, with or without an x: 10x."""
+    try:
+        number = float(text.removesuffix("x"))
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < float("inf"):
+        raise click.BadParameter(f"'{text}' is not a number of 1 or more, such as 10x")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line asks for.
-
-    Attributes:
-        model: None for the only one of the server.
-        version: empty for the server's choice.
-        concurrencies: closed loops, one after the other.
-        rates: open loops, in requests a second, after those.
-        burst: of the open loops.
-        rows: as `parse_rows` takes it; None for the shapes as they are.
-        shapes: as `parse_shapes` takes them.
-        zeros: as values, instead of random ones.
-        timeout_ms: from when a request is due to its deadline; None for none.
-        processes: None for a number that suits this machine.
-        report: a file, .md or .json.
-    """
+    """The options of the command; those that were left out are None or empty."""
 
     address: str
     model: str | None
     version: str
-    concurrencies: Sequence[int]
-    rates: Sequence[float]
+    concurrency: Sequence[int] | None
+    rate: Sequence[float] | None
     burst: float
     rows: str | None
     shapes: Sequence[str]
     zeros: bool
     timeout_ms: float | None
-    timing: Timing
+    duration_s: float
+    warmup_s: float
+    grace_s: float
     processes: int | None
     channels: int
     report: Path | None
+
+    @property
+    def timing(self) -> Timing:
+        """How long each load takes."""
+        return Timing(self.warmup_s, self.duration_s, self.grace_s)
+
+
+@click.command("bench")
+@click.argument("address", metavar="HOST:PORT", type=Address())
+@click.option("--model", help="Left out: the only one of the server.")
+@click.option("--model-version", "version", default="", help="Left out: the server's choice.")
+@click.option(
+    "--concurrency",
+    callback=_numbers(int),
+    metavar="N,...",
+    help="Closed loops: requests in flight at all times, one load after the other. 1,8,32 if "
+    "there is no --rate either.",
+)
+@click.option(
+    "--rate",
+    callback=_numbers(float),
+    metavar="N,...",
+    help="Open loops: requests a second, sent when due whether or not others were answered.",
+)
+@click.option(
+    "--burst",
+    callback=_times,
+    default="1x",
+    metavar="Nx",
+    help="Open loops come in bursts of so many times the rate.",
+)
+@click.option(
+    "--rows",
+    metavar="ROWS[:SHARE],...",
+    help="Rows of the requests, in dimension 0: 1:60%,4:35%,128:5%.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME[:DATATYPE]=SIZES",
+    help="Of an input whose sizes the server leaves open: tokens=1,128. With the datatype for "
+    "servers that do not tell inputs.",
+)
+@click.option("--zeros", is_flag=True, help="Send zeros, not random values.")
+@click.option(
+    "--timeout-ms",
+    type=POSITIVE,
+    help="Deadline of each request, from when it is due.",
+)
+@click.option("--duration-s", type=POSITIVE, default=10.0)
+@click.option("--warmup-s", type=click.FloatRange(min=0), default=2.0, help="Does not count.")
+@click.option(
+    "--grace-s",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    help="How long answers are waited for at the end of each load.",
+)
+@click.option(
+    "--processes",
+    type=REQUESTS,
+    help="Of the client. Left out: half the cores, 8 at most.",
+)
+@click.option("--channels", type=REQUESTS, default=1, help="Of each process.")
+@click.option(
+    "--report",
+    type=FILE,
+    help="File, .md or .json; a plot comes beside it with the extra `plots`.",
+)
+def command(**options: Any) -> None:  # noqa: ANN401 - the fields of Arguments
+    """Load the KServe v2 server at HOST:PORT and tell throughput and latencies.
+
+    Exits with 1 if no request was answered.
+    """
+    sys.exit(0 if run(Arguments(**options), open_console()) else 1)
 
 
 def run(arguments: Arguments, console: Console) -> bool:
@@ -125,10 +221,13 @@ def default_processes(loads: Sequence[Load]) -> int:
 
 
 def _loads(arguments: Arguments) -> list[Load]:
-    if arguments.burst > 1 and not arguments.rates:
+    rates = arguments.rate or ()
+    if arguments.burst > 1 and not rates:
         raise ConfigError("--burst is for open loops: give --rate as well")
-    closed = [Load(concurrency=each) for each in arguments.concurrencies]
-    return closed + [Load(rate=rate, burst=arguments.burst) for rate in arguments.rates]
+    closed = arguments.concurrency or (() if rates else DEFAULT_CONCURRENCIES)
+    return [Load(concurrency=each) for each in closed] + [
+        Load(rate=rate, burst=arguments.burst) for rate in rates
+    ]
 
 
 def _ns(ms: float | None) -> int | None:
@@ -213,21 +312,17 @@ def _display(payloads: Sequence[Payload], console: Console) -> Iterator[Show]:
 
 def _elapsed(outcome: Outcome) -> Outcome:
     """Get the outcome as if the measurement were over, so that its rates are those so far."""
-    seconds = len(outcome.course) * 0.5
-    return Outcome(
-        outcome.load,
-        min(outcome.seconds, seconds) or outcome.seconds,
-        outcome.kinds,
-        outcome.delays,
-        outcome.course,
-        outcome.examples,
-    )
+    return replace(outcome, seconds=_measured_s(outcome) or outcome.seconds)
+
+
+def _measured_s(outcome: Outcome) -> float:
+    return min(outcome.seconds, len(outcome.course) * TICK_S)
 
 
 def _progress(outcome: Outcome | None) -> Text:
     if outcome is None:
         return Text("")
-    return Text(f"{outcome.load.name}: {len(outcome.course) * 0.5:.1f} of {outcome.seconds:g} s")
+    return Text(f"{outcome.load.name}: {_measured_s(outcome):.1f} of {outcome.seconds:g} s")
 
 
 def _line(figures: LoadFigures) -> str:

@@ -1,34 +1,44 @@
-"""Builds a plan from the command line, shows how far that is and prints what came of it."""
+"""`lanewise build`: builds a plan, shows how far it has come and prints what came of it."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from lanewise.backends.trt.binding import EDITIONS, Binding, TrtBackend, bind
-from lanewise.backends.trt.build.arguments import SHAPE_OPTIONS, parse_profiles
+from lanewise.backends.trt.build.arguments import (
+    SHAPE_OPTIONS,
+    gather_shapes,
+    parse_profiles,
+)
 from lanewise.backends.trt.build.builder import BuiltPlan, build_plan, require_builder
 from lanewise.backends.trt.build.plan_cache import write_atomically
 from lanewise.backends.trt.build.progress import LoggedProgress
+from lanewise.cli.main import PATH
+from lanewise.cli.tables import make_table, open_console
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.errors import ConfigError
 from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import format_shape
 from lanewise.settings.model import ModelSettings, read_model_settings, read_settings_file
+from lanewise.telemetry.logs import configure_logging
 
 COMMAND_LINE = Path("command line")
 """Named in messages as the file that profiles from options come from."""
 
 MIB = 2**20
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,62 @@ class ShapeArguments:
     min: Sequence[str] = ()
     opt: Sequence[str] = ()
     max: Sequence[str] = ()
+
+
+class CommandWithShapes(click.Command):
+    """Takes several shapes after one option: --min-shapes X:[1,3] Y:[1,8]."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse `args` with the shapes of an option joined into one."""
+        return super().parse_args(ctx, gather_shapes(args))
+
+
+def _shape_option(corner: str) -> Callable[[_Function], _Function]:
+    return click.option(
+        f"--{corner}-shapes",
+        multiple=True,
+        metavar="NAME:[SIZE,...] ...",
+        help=f"The {corner} of a profile, by input; values for a shape tensor.",
+    )
+
+
+@click.command("build", cls=CommandWithShapes)
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="The plan.")
+@click.option("--backend", type=click.Choice(("auto", *EDITIONS)), default="auto")
+@_shape_option("min")
+@_shape_option("opt")
+@_shape_option("max")
+@click.option(
+    "--settings",
+    type=PATH,
+    help="A model.toml with profiles. Default: the one beside MODEL.",
+)
+def command(  # noqa: PLR0917 - click passes options by name
+    model: Path,
+    output: Path,
+    backend: str,
+    min_shapes: Sequence[str],
+    opt_shapes: Sequence[str],
+    max_shapes: Sequence[str],
+    settings: Path | None,
+) -> None:
+    """Build the TensorRT plan of MODEL, an ONNX file.
+
+    Each triple of --min-shapes, --opt-shapes and --max-shapes makes a profile, each with
+    several inputs if need be: --min-shapes X:[1,3,28,28] Y:[1,8]. An input that is left out
+    keeps its static shape, with 1 for dynamic dimensions.
+    """
+    console = open_console()
+    configure_logging(level="warning" if console.is_terminal else "info")
+    build(
+        model,
+        output,
+        backend=backend,
+        shapes=ShapeArguments(min_shapes, opt_shapes, max_shapes),
+        settings_file=settings,
+        console=console,
+    )
 
 
 def build(
@@ -203,13 +269,13 @@ def _require_writable(plan_file: Path) -> None:
 
 
 def _print_summary(plan: BuiltPlan, console: Console) -> None:
-    tensors = _table("", "tensor", "datatype", "shape")
+    tensors = make_table("", "tensor", "datatype", "shape")
     for kind, specs in (("input", plan.tensors.inputs), ("output", plan.tensors.outputs)):
         for spec in specs:
             is_shape = kind == "input" and spec.name in plan.tensors.shape_tensors
             label = "shape tensor" if is_shape else kind
             tensors.add_row(label, spec.name, spec.dtype.value, format_shape(spec.shape))
-    profiles = _table("index", "profile", "input", "min", "opt", "max")
+    profiles = make_table("index", "profile", "input", "min", "opt", "max")
     for index, profile in enumerate(plan.profiles):
         first = (str(index), profile.name)
         for name, limits in profile.shapes.items():
@@ -223,10 +289,3 @@ def _print_summary(plan: BuiltPlan, console: Console) -> None:
 
 def _corners(limits: ShapeRange) -> tuple[str, str, str]:
     return format_shape(limits.min), format_shape(limits.opt), format_shape(limits.max)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column)
-    return table

@@ -1,57 +1,61 @@
-"""Sends one request from the command line and prints what came back."""
+"""`lanewise infer`: one request, whose outputs are printed and saved."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 from rich.console import Console
 
+from lanewise.bench.payloads import draw_values
+from lanewise.cli.main import PATH, POSITIVE, Address
 from lanewise.errors import ConfigError
 from lanewise.model.tensors import Array, DType
+from lanewise.settings.server import DEFAULT_GRPC_PORT
 from lanewise_client import Client
 
 SEED = 0
 
 
-def infer(
-    address: str,
+@click.command("infer")
+@click.argument("model")
+@click.option("--url", type=Address(), default=f"localhost:{DEFAULT_GRPC_PORT}", help="HOST:PORT.")
+@click.option(
+    "--model-version", "version", default="", show_default=False, help="Left out: the highest."
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="NAME=FILE.npy|NAME=SHAPE",
+    help="Values from a file, or random ones of a shape such as 1,3,28,28.",
+)
+@click.option("--profile", help="Name or index of the only profile allowed.")
+@click.option("--timeout-s", type=POSITIVE, default=60.0)
+@click.option("--output-dir", type=PATH, help="Folder for the outputs as .npy files.")
+def command(  # noqa: PLR0917 - click passes options by name
     model: str,
-    *,
+    url: str,
     version: str,
-    inputs: Mapping[str, str],
+    inputs: Sequence[str],
     profile: str | None,
     timeout_s: float,
-    save_to: Path | None,
-    console: Console,
+    output_dir: Path | None,
 ) -> None:
-    """Run `model` once and print its outputs, the lane that served it and the latency.
-
-    Args:
-        address: HOST:PORT of the server.
-        model: its name.
-        version: empty for the highest.
-        inputs: by name, a file of numpy's `.npy` format, or a shape as "1,3,28,28", which
-            is filled with random values of the input's datatype from a fixed seed.
-        profile: name or index of the only profile allowed; None for any.
-        timeout_s: seconds that each call to the server may take.
-        save_to: folder that gets one `.npy` file per output; made if missing.
-        console: is printed to.
-
-    Raises:
-        ConfigError: an input cannot be read or made, or `save_to` not be written; nothing
-            was sent.
-        lanewise_client.ServingError: the server gave no outputs; it says why.
-    """
-    with Client(address, timeout_s=timeout_s) as client:
+    """Send one request to MODEL and show its outputs and the lane that served it."""
+    console = Console(soft_wrap=True)
+    given = _split_inputs(inputs)
+    with Client(url, timeout_s=timeout_s) as client:
         metadata = client.model_metadata(model, version)
         datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
-        arrays = {name: _read(name, text, datatypes) for name, text in inputs.items()}
-        if save_to is not None:
-            _make_writable(save_to)
+        arrays = {name: _read(name, text, datatypes) for name, text in given.items()}
+        if output_dir is not None:
+            _make_writable(output_dir)
         started_ns = time.perf_counter_ns()
         result = client.infer(model, arrays, version=version, profile=profile)
         latency_ms = (time.perf_counter_ns() - started_ns) / 1e6
@@ -64,8 +68,20 @@ def infer(
     for name, array in result.items():
         console.print(f"{name} {array.dtype} {list(array.shape)}", style="bold", highlight=False)
         console.print(np.array2string(array, threshold=40, precision=5), markup=False)
-        if save_to is not None:
-            _save(array, save_to / f"{name}.npy")
+        if output_dir is not None:
+            _save(array, output_dir / f"{name}.npy")
+
+
+def _split_inputs(texts: Sequence[str]) -> dict[str, str]:
+    inputs: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise click.BadParameter(f"'{text}' is not NAME=FILE.npy or NAME=SHAPE")
+        if name in inputs:
+            raise click.BadParameter(f"--input {name}=... is given twice; give each input once")
+        inputs[name] = value
+    return inputs
 
 
 def _make_writable(folder: Path) -> None:
@@ -97,15 +113,10 @@ def _read(name: str, text: str, datatypes: Mapping[str, str]) -> Array:
         except (OSError, ValueError) as error:
             raise ConfigError(f"--input {name}={text}: cannot be read: {error}") from error
         return array
-    try:
-        shape = tuple(int(size) for size in text.split(",") if size)
-        values = np.random.default_rng(SEED).random(shape)
-    except ValueError as error:
+    sizes = [size for size in text.split(",") if size]
+    if not all(size.strip().isdecimal() for size in sizes):
         raise ConfigError(
             f"--input {name}={text}: give a file ending in .npy, or a shape such as 1,3,28,28"
-        ) from error
-    dtype = DType(datatypes[name])
-    if dtype is DType.BYTES:
-        return np.array([b"%d" % int(v * 100) for v in values.flat], dtype=object).reshape(shape)
-    integral = dtype.numpy.kind in "iub"
-    return (values * 2 if integral else values).astype(dtype.numpy)
+        )
+    shape = tuple(int(size) for size in sizes)
+    return draw_values(DType(datatypes[name]), shape, np.random.default_rng(SEED))

@@ -1,21 +1,26 @@
-"""Prints what a model is: tensors, profiles and lanes, from disk or from a running server."""
+"""`lanewise inspect`: tensors, profiles and lanes of models on disk, or of a running server."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import click
 from rich.console import Console
-from rich.table import Table
 
 from lanewise.backends.repository import find_models, load_model
 from lanewise.backends.runner import ModelSource, PlanReport
 from lanewise.backends.trt.build.plan_header import read_plan_header
+from lanewise.cli.main import BACKENDS, Address, is_address
+from lanewise.cli.tables import make_table, open_console
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.errors import ConfigError
 from lanewise.model.spec import ModelSpec
+from lanewise.model.tensors import format_shape
 from lanewise.rpc.inference.metadata import describe_model
 from lanewise.settings.model import SchedulingSettings, read_model_settings
+from lanewise.telemetry.logs import configure_logging
 from lanewise_client import Client, Lane, ModelCosts, ModelLanes, ModelMetadata
 from lanewise_client.metadata import parse_model_metadata
 
@@ -23,6 +28,35 @@ READ_TIMEOUT_S = 10.0
 READY = "ready"
 PLAN_SUFFIX = ".plan"
 _UNITS = ("B", "KiB", "MiB", "GiB")
+
+
+class PathOrAddress(Address):
+    """Takes a path, or else the address of a server."""
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | Path:
+        """Read what looks like neither as a path; what looks like a URL is refused."""
+        if Path(value).exists() or not ("://" in value or is_address(value)):
+            return Path(value)
+        return super().convert(value, param, ctx)
+
+
+@click.command("inspect")
+@click.argument("target", metavar="PATH|HOST:PORT", type=PathOrAddress())
+@click.option("--backend", type=BACKENDS, help="Only with PATH.")
+def command(target: str | Path, backend: str | None) -> None:
+    """Show tensors, profiles and lanes of the models at PATH, or of a running server.
+
+    Exits with 1 if a model cannot be served.
+    """
+    configure_logging(format="console", level="warning")
+    console = open_console()
+    if isinstance(target, Path):
+        sound = inspect_path(target, backend, console)
+    else:
+        sound = inspect_server(target, console)
+    sys.exit(0 if sound else 1)
 
 
 def inspect_path(path: Path, backend: str | None, console: Console) -> bool:
@@ -87,16 +121,16 @@ def _print_problem(text: str, console: Console) -> None:
 def _print_model(model: ModelMetadata, console: Console) -> None:
     batching = "rows are stacked" if model.batching else "every request runs alone"
     console.print(f"backend {model.backend}; {batching}", highlight=False)
-    tensors = _table("", "tensor", "datatype", "shape")
+    tensors = make_table("", "tensor", "datatype", "shape")
     for kind, described in (("input", model.inputs), ("output", model.outputs)):
         for tensor in described:
-            tensors.add_row(kind, tensor.name, tensor.datatype, _sizes(tensor.shape))
-    profiles = _table("index", "profile", "input", "min", "opt", "max", "max queue delay")
+            tensors.add_row(kind, tensor.name, tensor.datatype, format_shape(tensor.shape))
+    profiles = make_table("index", "profile", "input", "min", "opt", "max", "max queue delay")
     for profile in model.profiles:
         first = (str(profile.index), profile.name)
         delay = f"{profile.max_queue_delay_ms:g} ms"
         for name, limits in profile.ranges.items():
-            shapes = (_sizes(limits.min), _sizes(limits.opt), _sizes(limits.max))
+            shapes = (format_shape(limits.min), format_shape(limits.opt), format_shape(limits.max))
             profiles.add_row(*first, name, *shapes, delay)
             first, delay = ("", ""), ""
     console.print(tensors, profiles, sep="\n")
@@ -143,21 +177,21 @@ def print_plan(plan: PlanReport, profiles: Sequence[str], console: Console) -> N
         f"plan built by {plan.builder}; its inputs and outputs are {precision}",
         highlight=False,
     )
-    memory = _table("profile", "inputs", "scratch", "device memory of a lane")
-    values = _table("profile", "shape tensor", "min values", "opt values", "max values")
+    memory = make_table("profile", "inputs", "scratch", "device memory of a lane")
+    values = make_table("profile", "shape tensor", "min values", "opt values", "max values")
     for profile, needs in zip(profiles, plan.profiles, strict=True):
         sizes = (needs.input_bytes, needs.scratch_bytes, needs.device_bytes)
         memory.add_row(profile, *map(_size, sizes))
         for name, admitted in needs.values.items():
             corners = (admitted.min, admitted.opt, admitted.max)
-            values.add_row(profile, name, *map(_sizes, corners))
+            values.add_row(profile, name, *map(format_shape, corners))
     console.print(memory)
     if values.rows:
         console.print(values)
 
 
 def _print_lanes(model: ModelLanes, console: Console) -> None:
-    lanes = _table(
+    lanes = make_table(
         "lane", "profile", "state", "launches", "requests", "rows", "padding", "mean queue",
         "mean execution", "mean predicted", "host", "device",
     )  # fmt: skip
@@ -185,7 +219,7 @@ def _print_lanes(model: ModelLanes, console: Console) -> None:
 
 
 def _print_device_use(on_device: Iterable[Lane], console: Console) -> None:
-    lanes = _table(
+    lanes = make_table(
         "lane", "profile", "pinned", "inputs, outputs", "scratch", "graphs", "graph memory",
         "graph launches", "other executions",
     )  # fmt: skip
@@ -210,7 +244,7 @@ def print_costs(costs: ModelCosts, console: Console) -> None:
     """Print what launches of each kind cost alone, and how much profiles disturb each other."""
     if not costs.launches:
         return
-    launches = _table(
+    launches = make_table(
         "profile",
         "rows executed",
         "elements without rows",
@@ -231,22 +265,11 @@ def print_costs(costs: ModelCosts, console: Console) -> None:
         )
     console.print(launches)
     if costs.pairs:
-        pairs = _table("profile", "while beside", "with rows", "times as long")
+        pairs = make_table("profile", "while beside", "with rows", "times as long")
         for pair in costs.pairs:
             rows = str(pair.other_rows)
             pairs.add_row(pair.profile, pair.other, rows, f"{pair.slowdown:.2f}")
         console.print(pairs)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column)
-    return table
-
-
-def _sizes(shape: Iterable[int]) -> str:
-    return "[" + ", ".join(str(size) for size in shape) + "]"
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,4 +1,7 @@
-"""Simulates from the command line and shows what came of it."""
+"""`lanewise simulate`: what the scheduler makes of traffic, shown in tables.
+
+The simulator is imported when it is needed, so that `--help` does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,30 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+import click
 from rich.table import Table
 
+from lanewise.cli.main import PATH, POSITIVE, REQUESTS
+from lanewise.cli.tables import open_console
 from lanewise.errors import ConfigError
-from lanewise.model.spec import ModelSpec
-from lanewise.scheduler.costs.file import load_costs
-from lanewise.simulator.mix import default_mix, parse_kind, require_admitted, scale
-from lanewise.simulator.plot import draw, require_plots
-from lanewise.simulator.report import KindReport, LaneReport, Report, summarize
-from lanewise.simulator.rivals import POLICIES
-from lanewise.simulator.simulation import Options, simulate
-from lanewise.simulator.trace import TraceFile
-from lanewise.simulator.traffic import Arrival, Traffic
+from lanewise.settings.server import DEFAULT_MAX_QUEUE_REQUESTS
+
+if TYPE_CHECKING:
+    from lanewise.model.spec import ModelSpec
+    from lanewise.simulator.report import KindReport, LaneReport, Report
+    from lanewise.simulator.traffic import Arrival
+
+POLICIES = (
+    "cost-aware",
+    "first-fit",
+    "one-context",
+    "triton",
+    "triton-as-coded",
+    "tf-serving",
+)
+"""Those of `lanewise.simulator.rivals`; the default first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,43 +44,104 @@ class TrafficArguments:
     rate: float | None
     duration_s: float
     burst: float
-    seed: int
 
 
-def run(
+@click.command("simulate")
+@click.argument("costs", type=PATH)
+@click.argument("trace", type=PATH, required=False)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(POLICIES),
+    default=POLICIES[:1],
+    help="Several are compared on the same traffic.",
+)
+@click.option(
+    "--mix",
+    multiple=True,
+    metavar="KEY=VALUE,...",
+    help="A kind of request: rows=1-4-32,rate=300,timeout-ms=20; 1 a second without rate. "
+    "May be given several times.",
+)
+@click.option(
+    "--rate",
+    type=POSITIVE,
+    help="Requests a second in all: the mix is scaled to it; without one it is equally often "
+    "what each profile is for.",
+)
+@click.option("--duration-s", type=POSITIVE, default=60.0)
+@click.option(
+    "--burst",
+    type=click.FloatRange(min=1),
+    default=1.0,
+    help="Requests come in bursts of so many times the rate.",
+)
+@click.option("--seed", type=int, default=0)
+@click.option(
+    "--max-queue-requests",
+    type=REQUESTS,
+    default=DEFAULT_MAX_QUEUE_REQUESTS,
+    help="As for `lanewise serve`.",
+)
+@click.option("--unlearned", is_flag=True, help="The scheduler begins without the costs.")
+@click.option("--varied", is_flag=True, help="Launches take measured times, not their median.")
+@click.option("--json", "json_file", type=PATH, help="File for the figures.")
+@click.option(
+    "--plot",
+    "plot_file",
+    type=PATH,
+    help="File for a picture, .svg or .png. Needs the extra `plots`.",
+)
+def command(  # noqa: PLR0917 - click passes options by name
     costs: Path,
-    traffic: TrafficArguments,
     policies: Sequence[str],
-    options: Options,
-    *,
+    seed: int,
+    max_queue_requests: int,
+    unlearned: bool,
+    varied: bool,
     json_file: Path | None,
     plot_file: Path | None,
-    console: Console,
+    **traffic: Any,  # noqa: ANN401 - the fields of TrafficArguments
 ) -> None:
-    """Simulate the same traffic under each of the policies, whose names are those in POLICIES.
+    """Tell what the scheduler would make of some traffic, without a device.
 
-    The reports are written to `json_file` and a picture to `plot_file`, over what is there.
-
-    Raises:
-        ConfigError: a file cannot be read or written, or holds what it must not.
+    COSTS is a cost file; the requests come from TRACE, which a server recorded, or are made
+    up: give --mix, --rate or both.
     """
+    from lanewise.scheduler.costs.file import load_costs
+    from lanewise.simulator import rivals
+    from lanewise.simulator.plot import draw, require_plots
+    from lanewise.simulator.report import summarize
+    from lanewise.simulator.simulation import Options, simulate
+
     model = load_costs(costs)
-    arrivals = _open_traffic(traffic, model.spec)
+    arrivals = _open_traffic(TrafficArguments(**traffic), model.spec, seed)
     if json_file is not None:
         _require_folder(json_file)
     if plot_file is not None:
         _require_folder(plot_file)
         require_plots()
-    results = {name: simulate(model, arrivals, POLICIES[name], options) for name in policies}
+    options = Options(max_queue_requests, learned=not unlearned, varied=varied, seed=seed)
+    results = {name: simulate(model, arrivals, rivals.POLICIES[name], options) for name in policies}
     reports = [summarize(name, result) for name, result in results.items()]
-    console.print(_totals(reports), _kinds(reports), _lanes(reports))
+    open_console().print(_totals(reports), _kinds(reports), _lanes(reports))
     if json_file is not None:
         _write_json(json_file, reports)
     if plot_file is not None:
         draw(results, plot_file)
 
 
-def _open_traffic(arguments: TrafficArguments, spec: ModelSpec) -> Iterable[Arrival]:
+def _open_traffic(arguments: TrafficArguments, spec: ModelSpec, seed: int) -> Iterable[Arrival]:
+    from lanewise.simulator.mix import (
+        default_mix,
+        parse_kind,
+        require_admitted,
+        scale,
+    )
+    from lanewise.simulator.trace import TraceFile
+    from lanewise.simulator.traffic import Traffic
+
     if arguments.trace is not None:
         if arguments.mix or arguments.rate is not None:
             raise ConfigError("give a trace, or --mix and --rate, not both")
@@ -85,7 +159,7 @@ def _open_traffic(arguments: TrafficArguments, spec: ModelSpec) -> Iterable[Arri
     elif not arguments.mix:
         raise ConfigError("give a trace, or --rate, or --mix for requests that are made up")
     require_admitted(mix, spec)
-    return Traffic(spec, mix, arguments.duration_s, arguments.seed, arguments.burst)
+    return Traffic(spec, mix, arguments.duration_s, seed, arguments.burst)
 
 
 def _require_folder(file: Path) -> None:
