@@ -57,7 +57,7 @@ class Binding:
     """An imported TensorRT module and what this process keeps for it.
 
     Attributes:
-        module: what is used of it is in `attributes.py`.
+        module: what is used of it is listed, and tested, in tests/helpers/trt_attributes.py.
         title: the edition, for people.
         version: such as "1.6.1.120".
         logger: to be handed to TensorRT; it belongs to the binding and never goes away,
@@ -114,17 +114,13 @@ class Binding:
         raise ConfigError(f"TensorRT has no datatype {dtype.value}")
 
 
+@functools.cache
 def bind(backend: TrtBackend) -> Binding:
     """Import TensorRT for `backend`; later calls return the same binding.
 
     Raises:
         ConfigError: no edition for it is installed, or it cannot be imported.
     """
-    return _bind(backend)
-
-
-@functools.cache
-def _bind(backend: TrtBackend) -> Binding:
     missing = []
     for edition in EDITIONS[backend]:
         try:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from lanewise.backends.inputs import blank_batch
-from lanewise.backends.runner import Batch
+from lanewise.backends.runner import Runner
 from lanewise.errors import RunnerLost
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import Shape
@@ -18,14 +17,6 @@ MOST_WARM_SHAPES = 4096
 comes again it is prepared again, from kernels in the runtime cache."""
 
 _Item = tuple[Shape, ...]
-
-
-class Spare(Protocol):
-    """A runner made to execute shapes first, so that the lane's own need not."""
-
-    def run(self, batch: Batch) -> object: ...
-
-    def close(self) -> None: ...
 
 
 class WarmShapes:
@@ -50,7 +41,7 @@ class WarmShapes:
         spec: ModelSpec,
         profile: Profile,
         row_counts: Sequence[int],
-        make_spare: Callable[[], Spare] | None,
+        make_spare: Callable[[], Runner] | None,
         when_prepared: Callable[[], None],
     ) -> None:
         self._spec = spec

@@ -51,10 +51,10 @@ def gate(monkeypatch):
         for name in names:
             monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setattr(sys, "meta_path", [Gate(names, error), *sys.meta_path])
-        binding_module._bind.cache_clear()
+        binding_module.bind.cache_clear()
 
     yield put_up
-    binding_module._bind.cache_clear()
+    binding_module.bind.cache_clear()
 
 
 def modules(backend):

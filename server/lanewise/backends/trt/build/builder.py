@@ -15,7 +15,7 @@ from lanewise.backends.trt.build.profiles import (
     NetworkTensors,
     resolve_profiles,
 )
-from lanewise.backends.trt.build.progress import BuildProgress, LoggedProgress, make_monitor
+from lanewise.backends.trt.build.progress import LoggedProgress, make_monitor
 from lanewise.backends.trt.messages import join_reasons
 from lanewise.errors import ConfigError
 from lanewise.model.tensors import TensorSpec
@@ -42,7 +42,7 @@ def build_plan(
     onnx_file: Path,
     settings: ModelSettings,
     settings_file: Path,
-    progress: BuildProgress | None = None,
+    progress: LoggedProgress | None = None,
 ) -> BuiltPlan:
     """Build a plan of the model in `onnx_file`. Blocks, for minutes if the model is large.
 

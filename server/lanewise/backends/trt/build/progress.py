@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import structlog
 
 from lanewise.backends.trt.binding import Binding, TrtObject
@@ -11,49 +9,34 @@ from lanewise.backends.trt.binding import Binding, TrtObject
 _log = structlog.get_logger(__name__)
 
 
-class BuildProgress(Protocol):
-    """Is told how a build goes on, from threads of TensorRT, one call at a time or not.
-
-    Phases nest; their names are TensorRT's and come again once a phase of that name is over.
-    """
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Take note that a phase of so many steps begins."""
-        ...
-
-    def advance(self, phase: str, step: int) -> bool:
-        """Take note that step number `step` is done; return False to stop the build."""
-        ...
-
-    def finish(self, phase: str) -> None:
-        """Take note that a phase is over."""
-        ...
-
-
 class LoggedProgress:
-    """Logs the outermost phases; for servers."""
+    """Logs the outermost phases of a build; for servers, and for others to show more.
+
+    Called from threads of TensorRT, one call at a time or not. Phases nest; their names are
+    TensorRT's and come again once a phase of that name is over.
+    """
 
     def __init__(self) -> None:
         self._outermost: set[str] = set()
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Log an outermost phase."""
+        """Record that a phase of so many steps begins."""
         if parent is None:
             self._outermost.add(phase)
             _log.info("build phase begins", phase=phase)
 
     def advance(self, phase: str, step: int) -> bool:
-        """Go on."""
+        """Record that step number `step` is done; return False to stop the build."""
         return True
 
     def finish(self, phase: str) -> None:
-        """Log an outermost phase."""
+        """Record that a phase is over."""
         if phase in self._outermost:
             self._outermost.discard(phase)
             _log.info("build phase is over", phase=phase)
 
 
-def make_monitor(binding: Binding, progress: BuildProgress) -> TrtObject:
+def make_monitor(binding: Binding, progress: LoggedProgress) -> TrtObject:
     """Make an IProgressMonitor that tells `progress`.
 
     An exception must not pass through TensorRT: it is logged and stops the build.
