@@ -28,8 +28,8 @@ from bare import BareContext, BareEngine
 from lanes import BULK_RUNS, build
 from speed import describe_run
 from subjects import BULK_ROWS, Subject, bert, resnet
-from tables import markdown_table
 
+from lanewise.bench.report import markdown_table
 from lanewise_client import Client
 
 START_TIMEOUT_S = 300.0

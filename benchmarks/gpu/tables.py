@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lanewise.bench.report import markdown_table
 
 Result = Mapping[str, Any]
 
@@ -94,9 +96,3 @@ def _other_rows(result: Result) -> tuple[str, ...]:
         f"{other / warm:.2f} times ({other:.2f} against {warm:.2f} ms)",
         f"{result['first_run_of_a_cold_row_count_ms']:.0f} ms, the first time",
     )
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

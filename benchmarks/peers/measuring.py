@@ -25,11 +25,11 @@ from benchmarks.peers.subjects import (
 )
 from lanewise.bench.fleet import Fleet, Outcome, Timing
 from lanewise.bench.loads import Load, Target
-from lanewise.bench.mix import RowShare, Tensor
+from lanewise.bench.mix import RowShare
 from lanewise.bench.payloads import build_payloads
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
-from lanewise.model.tensors import DType
+from lanewise.model.tensors import DType, TensorSpec
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 CONCURRENCIES = (1, 8, 32, 128)
@@ -232,7 +232,7 @@ def _measure_server(subject: Subject, python: Path, plan: Plan, work: Path) -> F
 
 
 def _target(rows: int) -> Target:
-    tensors = [Tensor("X", DType.FP32, (-1, 3, 28, 28))]
+    tensors = [TensorSpec("X", DType.FP32, (-1, 3, 28, 28))]
     payloads = build_payloads("digits", "", tensors, [RowShare(rows, 1.0)], random=True, seed=0)
     return Target("", payloads)
 

@@ -20,6 +20,7 @@ from benchmarks.peers.measuring import (
     Plan,
     Results,
 )
+from lanewise.bench.report import markdown_table
 
 
 def as_markdown(results: Results, plan: Plan, command: str) -> str:
@@ -149,8 +150,5 @@ def _number(value: float, digits: int) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|---|{'|'.join(['---:'] * (len(head) - 1))}|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+    yield markdown_table(head, rows, rule="---:")
     yield ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from benchmarks.scheduler import devices
 from lanewise.simulator.outcomes import KindOutcome
 from lanewise.simulator.simulation import MakePolicy, simulate
@@ -55,5 +57,4 @@ def measure_interference(make_policy: MakePolicy, duration_s: float) -> Interfer
 
 
 def _p99_ms(outcome: KindOutcome) -> float:
-    latencies_ns = sorted(outcome.latencies_ns)
-    return latencies_ns[int(0.99 * (len(latencies_ns) - 1))] / 1e6
+    return float(np.quantile(outcome.latencies_ns, 0.99, method="lower")) / 1e6

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.scheduler.figures import TOLERANCE, Figures, deviation, median_of
 from benchmarks.scheduler.lane_runs import Case, LaneRuns
-from benchmarks.scheduler.report import as_table
+from lanewise.bench.report import markdown_table
 
 
 def describe_run(backend: str, arguments: Sequence[str]) -> dict[str, str]:
@@ -82,16 +82,16 @@ def as_markdown(runs: LaneRuns, circumstances: dict[str, str]) -> str:
             f"{runs.plan.repeats} repeats of {runs.plan.seconds:g} s, in turn.\n"
             + "\n".join(f"- {name}: {words}" for name, words in settings.items()),
             "## Measured",
-            as_table(_MEASURED, [_measured_row(case) for case in runs.cases]),
+            markdown_table(_MEASURED, [_measured_row(case) for case in runs.cases]),
             "## Predicted\n\nBy the simulator, from what the lanes had learnt of another trace "
             "at the same load right before, and how far that is from what was measured: medians of "
             "the repeats, bold beyond "
             f"{TOLERANCE:.0%}.",
-            as_table(_PREDICTED, [_predicted_row(case) for case in runs.cases]),
+            markdown_table(_PREDICTED, [_predicted_row(case) for case in runs.cases]),
             "## Costs",
-            as_table(("profile", "rows", "median ms", "spread ms"), list(_cost_rows(runs))),
-            as_table(("profile", "while", "takes times"), list(_pair_rows(runs))),
-            as_table(("policy", "us a request", "us a launch"), list(_host_rows(runs))),
+            markdown_table(("profile", "rows", "median ms", "spread ms"), list(_cost_rows(runs))),
+            markdown_table(("profile", "while", "takes times"), list(_pair_rows(runs))),
+            markdown_table(("policy", "us a request", "us a launch"), list(_host_rows(runs))),
         ]
     ) + "\n"  # fmt: skip
 

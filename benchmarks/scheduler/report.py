@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.scheduler.checks import Verdict
 from benchmarks.scheduler.comparison import MISTAKEN, Results, best_rival
 from benchmarks.scheduler.contenders import OURS
 from benchmarks.scheduler.goodput import LOADS
+from lanewise.bench.report import markdown_table
 
 
 def as_json(results: Results, verdicts: Iterable[Verdict], command: str) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def _sustained(results: Results) -> str:
     return (
         "## Goodput at 99 % attainment\n\nRequests a second that met their deadlines, at the "
         "highest rate at which 99 % of all do.\n\n"
-        + as_table(["scenario", "capacity", *names], rows)
+        + markdown_table(["scenario", "capacity", *names], rows)
         + "\n\nSettings found by search:\n\n"
         + "\n".join(settings)
     )
@@ -74,7 +75,7 @@ def _mistaken(results: Results) -> str:
     head = ["scenario", "right costs", "wrong costs", "share", "best rival"]
     return (
         f"## With wrong costs\n\nThe same goodput of {OURS} if the time of each kind of launch is "
-        f"wrong by up to {MISTAKEN:.0%} at first.\n\n{as_table(head, rows)}"
+        f"wrong by up to {MISTAKEN:.0%} at first.\n\n{markdown_table(head, rows)}"
     )
 
 
@@ -91,7 +92,7 @@ def _overload(results: Results) -> str:
         for name, one in scores.items()
     ]
     head = ["scenario", "policy", "peak", f"at {LOADS[-1]:.0%} of capacity", "of peak"]
-    return f"## Overload\n\n{as_table(head, rows)}"
+    return f"## Overload\n\n{markdown_table(head, rows)}"
 
 
 def _by_load(results: Results) -> Iterator[str]:
@@ -101,7 +102,7 @@ def _by_load(results: Results) -> Iterator[str]:
             [name, *(f"{one.goodput:.0f} ({one.attainment:.1%})" for one in each.loads)]
             for name, each in scores.items()
         ]
-        yield f"## {scenario}\n\nGoodput (attainment) by load.\n\n{as_table(head, rows)}"
+        yield f"## {scenario}\n\nGoodput (attainment) by load.\n\n{markdown_table(head, rows)}"
 
 
 def _interference(results: Results) -> str:
@@ -119,7 +120,9 @@ def _interference(results: Results) -> str:
     ]
     head = ["policy", "p99 alone, ms", "beside bulk", "times"]
     head += ["bulk alone, requests/s", "beside interactive", "share"]
-    return f"## Interactive work while bulk work saturates the device\n\n{as_table(head, rows)}"
+    return (
+        f"## Interactive work while bulk work saturates the device\n\n{markdown_table(head, rows)}"
+    )
 
 
 def _optimum(results: Results) -> str:
@@ -127,7 +130,7 @@ def _optimum(results: Results) -> str:
     return (
         "## Of the best possible schedule\n\nMean share of the requests that the best schedule "
         "completes on time, up to 10 requests on a device that runs one launch at a time.\n\n"
-        + as_table(["policy", "share"], rows)
+        + markdown_table(["policy", "share"], rows)
     )
 
 
@@ -140,10 +143,4 @@ def _core(results: Results) -> str:
 
 def _checks(verdicts: Iterable[Verdict]) -> str:
     rows = [[one.promise, one.measured, "yes" if one.is_met else "**no**"] for one in verdicts]
-    return f"## Promises\n\n{as_table(['promise', 'measured', 'kept'], rows)}"
-
-
-def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"## Promises\n\n{markdown_table(['promise', 'measured', 'kept'], rows)}"

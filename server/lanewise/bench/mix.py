@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lanewise.errors import ConfigError
-from lanewise.model.tensors import DYNAMIC, DType, Shape
+from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,19 +15,6 @@ class RowShare:
 
     rows: int
     share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """An input as the server declares it, or as the command line does.
-
-    Attributes:
-        shape: DYNAMIC where any size will do.
-    """
-
-    name: str
-    dtype: DType
-    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +80,9 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, WrittenShape]:
     return shapes
 
 
-def resolve(declared: Sequence[Tensor], written: Mapping[str, WrittenShape]) -> tuple[Tensor, ...]:
+def resolve(
+    declared: Sequence[TensorSpec], written: Mapping[str, WrittenShape]
+) -> tuple[TensorSpec, ...]:
     """Combine what the server declares with the command line; only dimension 0 stays dynamic.
 
     A server that declares no inputs takes what is written, with its datatypes.
@@ -111,7 +100,7 @@ def resolve(declared: Sequence[Tensor], written: Mapping[str, WrittenShape]) -> 
     return tuple(_resolve_one(tensor, written.get(tensor.name)) for tensor in declared)
 
 
-def _resolve_undeclared(written: Mapping[str, WrittenShape]) -> tuple[Tensor, ...]:
+def _resolve_undeclared(written: Mapping[str, WrittenShape]) -> tuple[TensorSpec, ...]:
     if not written:
         raise ConfigError(
             "the server does not tell the model's inputs; give each as "
@@ -124,11 +113,11 @@ def _resolve_undeclared(written: Mapping[str, WrittenShape]) -> tuple[Tensor, ..
                 f"--shape {name}=...: the server does not tell the datatype; give it as "
                 f"{name}:FP32=..."
             )
-        tensors.append(Tensor(name, shape.dtype, shape.shape))
+        tensors.append(TensorSpec(name, shape.dtype, shape.shape))
     return tuple(tensors)
 
 
-def _resolve_one(declared: Tensor, written: WrittenShape | None) -> Tensor:
+def _resolve_one(declared: TensorSpec, written: WrittenShape | None) -> TensorSpec:
     if written is None:
         if DYNAMIC in declared.shape[1:]:
             sizes = ",".join(str(size) for size in declared.shape)
@@ -146,7 +135,7 @@ def _resolve_one(declared: Tensor, written: WrittenShape | None) -> Tensor:
             f"--shape {declared.name}={_listed(written.shape)}: does not fit the model's shape "
             f"{_listed(declared.shape)}"
         )
-    return Tensor(declared.name, written.dtype or declared.dtype, written.shape)
+    return TensorSpec(declared.name, written.dtype or declared.dtype, written.shape)
 
 
 def _listed(shape: Shape) -> str:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from lanewise.bench.loads import Payload
-from lanewise.bench.mix import RowShare, Tensor
-from lanewise.model.tensors import Array, DType, Shape
+from lanewise.bench.mix import RowShare
+from lanewise.model.tensors import Array, DType, Shape, TensorSpec
 from lanewise_client.messages import InferRequest, build_infer
 
 
 def build_payloads(
     model: str,
     version: str,
-    tensors: Sequence[Tensor],
+    tensors: Sequence[TensorSpec],
     rows: Sequence[RowShare],
     *,
     random: bool,
@@ -47,13 +47,13 @@ def build_payloads(
     )
 
 
-def _own_rows(tensors: Sequence[Tensor]) -> int:
+def _own_rows(tensors: Sequence[TensorSpec]) -> int:
     first = tensors[0].shape
     return first[0] if first and first[0] > 0 else 1
 
 
 def _arrays(
-    tensors: Sequence[Tensor], rows: int, random: bool, generator: np.random.Generator
+    tensors: Sequence[TensorSpec], rows: int, random: bool, generator: np.random.Generator
 ) -> dict[str, Array]:
     arrays = {}
     for tensor in tensors:

@@ -96,7 +96,7 @@ def _lines(run: Run, picture: str | None) -> Iterator[str]:
         "do not count"
     )
     yield ""
-    yield from _table(("load", "requests", *COLUMNS, "failed"), _rows(run.loads))
+    yield markdown_table(("load", "requests", *COLUMNS, "failed"), _rows(run.loads))
     yield ""
     yield from _failures(run.loads)
     for load in run.loads:
@@ -125,12 +125,11 @@ def _failures(loads: Sequence[LoadFigures]) -> Iterator[str]:
         for label, count in load.total.failures.items()
     ]
     if rows:
-        yield from _table(("load", "failure", "requests", "for example"), rows)
+        yield markdown_table(("load", "failure", "requests", "for example"), rows)
         yield ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'|'.join(['---'] * len(head))}|"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "---") -> str:
+    """Write a table in Markdown; `rule` is "---:" where all columns but the first are right."""
+    lines = [head, ["---", *[rule] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

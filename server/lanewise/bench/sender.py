@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -37,28 +37,11 @@ _Call = Any
 _Stub = Any
 
 
-class Sender(Protocol):
-    """Requests of one stage; gRPC's threads run the callbacks, one thread all the methods."""
-
-    def start(self) -> None:
-        """Begin; called when the stage begins."""
-        ...
-
-    def work_until(self, until_ns: int) -> None:
-        """Send what falls due until then."""
-        ...
-
-    def in_flight(self) -> int:
-        """Count the calls that have not ended."""
-        ...
-
-    def give_up(self) -> None:
-        """Cancel the calls that have not ended."""
-        ...
-
-
 class ClosedLoop:
-    """So many requests in flight at all times: an answer sends the next one."""
+    """So many requests in flight at all times: an answer sends the next one.
+
+    gRPC's threads run the callbacks, one thread all the methods.
+    """
 
     def __init__(
         self, stubs: Sequence[_Stub], target: Target, stage: Stage, recorder: Recorder
@@ -80,19 +63,23 @@ class ClosedLoop:
         ]
 
     def start(self) -> None:
+        """Send the first requests; called when the stage begins."""
         for chain in self._chains:
             chain.send()
 
     def work_until(self, until_ns: int) -> None:
+        """Send what falls due until then."""
         while (now_ns := time.monotonic_ns()) < until_ns:
             while self._resting and now_ns - self._resting[0][0] >= REST_NS:
                 self._resting.popleft()[1].send()
             time.sleep(min(until_ns - now_ns, REST_NS) / NS_PER_S)
 
     def in_flight(self) -> int:
+        """Count the calls that have not ended."""
         return sum(chain.call is not None for chain in self._chains)
 
     def give_up(self) -> None:
+        """Cancel the calls that have not ended."""
         for chain in self._chains:
             chain.give_up()
 
@@ -150,7 +137,7 @@ class _Chain:
 
 
 class OpenLoop:
-    """Requests sent when they are due, however many are in flight."""
+    """Requests sent when they are due, however many are in flight. Used as `ClosedLoop` is."""
 
     def __init__(
         self,
@@ -216,6 +203,9 @@ class OpenLoop:
     def _end(self, kind: int, due_ns: int, call: _Call) -> None:
         self._calls.discard(call)
         self._recorder.note_end(kind, due_ns, call)
+
+
+Sender: TypeAlias = ClosedLoop | OpenLoop
 
 
 def draw_kinds(target: Target, count: int, seed: int) -> list[int]:

@@ -22,7 +22,7 @@ from rich.text import Text
 from lanewise.bench.figures import ALL, LoadFigures, figures_of
 from lanewise.bench.fleet import TICK_S, Fleet, Outcome, Timing
 from lanewise.bench.loads import Load, Payload, Target
-from lanewise.bench.mix import Tensor, parse_rows, parse_shapes, resolve
+from lanewise.bench.mix import parse_rows, parse_shapes, resolve
 from lanewise.bench.payloads import build_payloads
 from lanewise.bench.plot import can_draw, draw
 from lanewise.bench.report import COLUMNS, Run, as_json, as_markdown, cells_of
@@ -30,7 +30,7 @@ from lanewise.cli.main import FILE, POSITIVE, REQUESTS, Address
 from lanewise.cli.tables import open_console
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
-from lanewise.model.tensors import DType
+from lanewise.model.tensors import DType, TensorSpec
 from lanewise_client import Client, ServingError, Unsupported
 
 METADATA_TIMEOUT_S = 10.0
@@ -244,7 +244,7 @@ def _prepare(arguments: Arguments) -> tuple[str, str, tuple[Payload, ...]]:
         metadata = client.model_metadata(model, arguments.version)
     try:
         declared = [
-            Tensor(tensor.name, DType(tensor.datatype), tuple(tensor.shape))
+            TensorSpec(tensor.name, DType(tensor.datatype), tuple(tensor.shape))
             for tensor in metadata.inputs
         ]
     except ValueError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lanewise.bench.mix import RowShare, Tensor, parse_rows, parse_shapes, resolve
+from lanewise.bench.mix import RowShare, parse_rows, parse_shapes, resolve
 from lanewise.bench.payloads import build_payloads
 from lanewise.errors import ConfigError
-from lanewise.model.tensors import DType
+from lanewise.model.tensors import DType, TensorSpec
 from lanewise_client.protos import inference_pb2 as pb
 
-IMAGES = Tensor("X", DType.FP32, (-1, 3, 8, 8))
+IMAGES = TensorSpec("X", DType.FP32, (-1, 3, 8, 8))
 
 
 def test_shares_are_weights_of_all_requests():
@@ -48,7 +48,7 @@ def test_shapes_that_are_none_are_refused(text):
 
 
 def test_sizes_the_server_leaves_open_must_be_chosen():
-    tokens = Tensor("tokens", DType.INT64, (-1, -1))
+    tokens = TensorSpec("tokens", DType.INT64, (-1, -1))
 
     with pytest.raises(ConfigError, match="choose one with --shape tokens="):
         resolve([tokens], {})
@@ -89,7 +89,7 @@ def test_a_payload_is_a_request_of_its_rows():
 @pytest.mark.parametrize("dtype", DType)
 @pytest.mark.parametrize("random", [True, False])
 def test_values_of_every_datatype_can_be_sent(dtype, random):
-    tensors = [Tensor("X", dtype, (-1, 4))]
+    tensors = [TensorSpec("X", dtype, (-1, 4))]
     (payload,) = build_payloads("m", "", tensors, (), random=random, seed=0)
 
     message = pb.ModelInferRequest.FromString(payload.data)
