@@ -1,4 +1,4 @@
-"""The profiles of a model for which nobody has written any."""
+"""The profiles of a model whose settings have none."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from lanewise.model.spec import Padding, Profile
 from lanewise.model.tensors import DYNAMIC, DType, TensorSpec, format_shape
 from lanewise.settings.model import PaddingSettings, quote_key, settings_error
 
-MOST_BUCKETS = 16
+MAX_BUCKETS = 16
 """Each is warmed up with many numbers of rows, and weighed at every launch."""
 
 SPAN = 16
@@ -192,8 +192,8 @@ def _bucket_problems(
         return
     if list(buckets) != sorted(set(buckets)):
         yield f"padding.buckets: is {list(buckets)}, but must ascend"
-    if len(buckets) > MOST_BUCKETS:
-        yield f"padding.buckets: has {len(buckets)} sizes, but {MOST_BUCKETS} are the most"
+    if len(buckets) > MAX_BUCKETS:
+        yield f"padding.buckets: has {len(buckets)} sizes, but {MAX_BUCKETS} are the most"
     admitted = ", ".join(
         f"'{profile.name}' {low} to {high}"
         for profile, (low, _, high) in zip(profiles, ranges, strict=True)

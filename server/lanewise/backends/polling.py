@@ -26,11 +26,11 @@ class _Polled:
 
 
 class Poller:
-    """Asks all batches that were added once in every turn of the event loop, until they are done.
+    """Asks every added batch once in each turn of the event loop until it is done.
 
-    Other work of the loop gets its share of every turn, but the loop does not sleep as long as
-    there is a batch. To wake up a thread, or a loop that sleeps, takes about 100 us each on a
-    core that has gone to sleep, too (an H200's host): as long as it takes to execute a row.
+    Other work of the loop gets its share of every turn, but the loop does not sleep while
+    there is a batch. Waking a thread, or a sleeping loop, takes about 100 us each on a core
+    that is asleep, too (an H200's host): as long as executing a row.
     Used on one event loop.
     """
 
@@ -43,11 +43,11 @@ class Poller:
     def add(
         self, pending: PendingBatch, until_ns: int, threads: RunnerThreads, when_done: WhenDone
     ) -> None:
-        """Have `when_done(result, error)` called on the event loop, once, in a later turn.
+        """Call `when_done(result, error)` on the event loop, once, in a later turn.
 
         Args:
             pending: belongs to the poller from now on.
-            until_ns: if it is not done by then, it is waited for on a thread.
+            until_ns: a batch that is not done by then is waited for on a thread.
             threads: of its runner.
             when_done: `error` is whatever `result` raised; the other of the two is None.
         """
@@ -60,9 +60,9 @@ class Poller:
             self._loop.call_soon(self._poll)
 
     def _poll(self) -> None:
-        """Take one batch out that need not be polled any more, and arrange the next turn first.
+        """End one batch that need not be polled any more, after scheduling the next turn.
 
-        Only one, so that an exception from its `when_done` is nobody else's.
+        Only one, so that an exception from its `when_done` does not affect the others.
         """
         self._is_scheduled = False
         now_ns = self._clock.now_ns()

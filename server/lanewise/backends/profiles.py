@@ -139,7 +139,7 @@ def _make_profiles(
 def _override(
     profiles: Sequence[Profile], entries: Sequence[ProfileSettings], settings_file: Path
 ) -> tuple[Profile, ...]:
-    """Rename `profiles` and change their queue delay as the entries of the settings say."""
+    """Apply the names and queue delays in the settings to `profiles`."""
     if len(entries) > len(profiles):
         raise settings_error(
             settings_file,
@@ -165,7 +165,7 @@ def _override(
 
 
 def _contradictions(profile: Profile, entry: ProfileSettings, key: str) -> list[str]:
-    """Tell where `entry` contradicts the shapes that the plan was built with."""
+    """List where `entry` contradicts the shapes that the plan was built with."""
     problems = []
     for name, wanted in entry.tensors.items():
         built = profile.ranges.get(name)
@@ -290,8 +290,8 @@ def _decide_rowwise(
 ) -> frozenset[str] | None:
     """Get the names of the inputs whose dimension 0 counts rows; None without batching.
 
-    Where dimension 0 of at least one input is dynamic, those inputs are it. Otherwise the
-    model executes a fixed number of rows, and every input that has a dimension 0 is it.
+    These are the inputs whose dimension 0 is dynamic. If there are none, the model executes
+    a fixed number of rows, and every input that has a dimension 0 counts them.
 
     If `batching` is None, it is on where dimension 0 of at least one input and of every
     output is dynamic, and where the names that the model has for them do not say that they

@@ -1,4 +1,4 @@
-"""Finds models on disk and loads them with the backend that is theirs."""
+"""Finds models on disk and loads each with its backend."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def find_models(path: Path) -> list[ModelSource]:
 
     `path` is a repository folder or one model file. The file makes a model of its name
     without the ending, version 1, with the settings in model.toml beside it if there are
-    any. In a repository every folder is a model; hidden files are passed over in silence,
-    others that have no place in the layout with a warning if there is a model at all.
+    any. In a repository every folder is a model; hidden files are skipped silently, others
+    that have no place in the layout with a warning if there is any model.
 
     A model without a version, or a version without exactly one model file, is listed
     with its problem, so that the others can be served.

@@ -62,13 +62,13 @@ class PendingBatch(Protocol):
     """A batch that was started and holds one of its runner's `depth` places until `result`."""
 
     def is_done(self) -> bool:
-        """Tell whether `result` returns, or raises, without waiting. Raises nothing."""
+        """Whether `result` would return, or raise, without waiting. Raises nothing."""
         ...
 
     def result(self) -> dict[str, Array]:
         """Wait for the end of the batch; then get what `run` returns, or raise what it raises.
 
-        To be called once, from any thread: that gives the place back, also if it raises.
+        Call it once, from any thread: that frees the place, even if it raises.
         """
         ...
 
@@ -113,7 +113,7 @@ class Runner(Protocol):
         ...
 
     def is_warm(self, shapes: Mapping[str, Shape]) -> bool:
-        """Tell whether requests of these shapes are executed without compiling anything first.
+        """Whether requests of these shapes execute without compiling anything first.
 
         Args:
             shapes: of every input, as one request sends them. Dimension 0 of row-wise
@@ -161,9 +161,9 @@ class Runner(Protocol):
         """Begin to execute `batch` without waiting for anything, for the caller to poll.
 
         Returns:
-            None if that is not possible, now or ever: then `run` is to be called. So it is
+            None if that is not possible, now or ever: call `run` instead. This is the case
             when every place is taken, when copying the batch would take long, when something
-            would have to be prepared first, and for runners that have no such thing.
+            would have to be prepared first, and for runners that do not support it.
 
         Raises:
             ExecutionFailed, RunnerLost: as `run`.
@@ -171,11 +171,11 @@ class Runner(Protocol):
         ...
 
     def memory(self) -> RunnerMemory:
-        """Tell what the buffers hold now."""
+        """Report the bytes the buffers hold now."""
         ...
 
     def graph_counts(self) -> GraphCounts | None:
-        """Tell how often CUDA graphs were launched; None for a runner that has no use for them."""
+        """Report how often CUDA graphs were launched; None for a runner that uses none."""
         ...
 
     def close(self) -> None:
@@ -246,7 +246,7 @@ class ProfileNeeds:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What a compiled plan tells about itself, for people to read.
+    """A compiled plan, described for people.
 
     Attributes:
         builder: backend and version that built it, such as "tensorrt-rtx 1.6.1.120".
@@ -267,7 +267,7 @@ class LoadedModel:
         runners: one or more for each profile of `spec`, in the order of the profiles.
         is_compiled: whether each profile was compiled apart, so that its runners have to
             show that they agree with each other before they serve.
-        plan: what the plan tells about itself; None for a backend without plans.
+        plan: described for people; None for a backend without plans.
         direct_inputs: names of the inputs that the device copies by itself out of whatever
             memory it can read.
     """

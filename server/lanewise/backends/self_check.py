@@ -36,7 +36,7 @@ candidates are as good as equal.
 
 
 def require_agreement(spec: ModelSpec, runners: Sequence[Runner]) -> None:
-    """Run the same row on every runner and compare with the first that admits its shapes.
+    """Run the same row on every runner and compare it with the first that admits its shapes.
 
     Blocks; for runners that have been warmed up, from a thread that may call all of them.
 

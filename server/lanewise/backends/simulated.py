@@ -67,10 +67,10 @@ class LatencyTable(Table):
     ms: Annotated[tuple[_Ms, ...], Field(strict=False), NonEmpty]
 
     def execution_ns(self, rows: int) -> int:
-        """Tell how long `rows` rows take: on a line through the two neighbours in the table.
+        """Interpolate the time of `rows` rows linearly between the two neighbours in the table.
 
-        Before the first point it takes as long as there; after the last, the line through
-        the last two goes on, but never below zero.
+        Below the first point it is the time there; beyond the last, the line through the
+        last two is extended, but never below zero.
         """
         if rows <= self.rows[0] or len(self.rows) == 1:
             return round(self.ms[0] * NS_PER_MS)
@@ -116,7 +116,7 @@ def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedMo
 class SimulatedExecution:
     """Blocks for as long as `latency` says, then copies inputs or takes their checksums.
 
-    `copies` tells for each output which input it copies; None makes it a checksum.
+    `copies` maps each output to the input it copies; None makes it a checksum.
     """
 
     def __init__(

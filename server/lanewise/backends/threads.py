@@ -32,14 +32,14 @@ class RunnerThreads:
             thread.start()
 
     def submit(self, when_done: WhenDone, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401
-        """Have `function` called; then `when_done(result, error)` on the event loop, once.
+        """Call `function` on a thread, then `when_done(result, error)` on the event loop, once.
 
         `error` is whatever `function` raised; the other of the two is None.
         """
         self._jobs.put((function, arguments, when_done))
 
     async def call(self, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it returns
-        """Have `function` called and get what it returns or raises."""
+        """Call `function` on a thread; return or raise what it does."""
         done: asyncio.Future[Any] = self._loop.create_future()
 
         def settle(result: Any, error: BaseException | None) -> None:  # noqa: ANN401
@@ -54,7 +54,7 @@ class RunnerThreads:
         return await done
 
     def stop(self) -> None:
-        """Let every thread end after what it was given."""
+        """Let every thread finish its queue and exit."""
         for _ in self._threads:
             self._jobs.put(None)
 
@@ -69,5 +69,5 @@ class RunnerThreads:
             try:
                 self._loop.call_soon_threadsafe(when_done, result, error)
             except RuntimeError:
-                return  # the loop is closed: nobody waits for this any more
+                return  # the loop is closed: nothing waits for this
             del job, function, arguments, when_done, result, error  # not until the next job

@@ -1,4 +1,4 @@
-"""What is told of a run: figures for each load, and whether the client was the limit."""
+"""The figures of a run, for each load, and whether the client was the limit."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class LoadFigures:
 
 
 def figures_of(outcome: Outcome, payloads: Sequence[Payload]) -> LoadFigures:
-    """Compute what is told of an outcome, which may still be on its way."""
+    """Compute the figures of an outcome, which may still be in progress."""
     whole = KindTally()
     for kind in outcome.kinds:
         whole.merge(kind)

@@ -72,7 +72,7 @@ class Timing:
 
 
 class Fleet:
-    """So many processes, connected to one target."""
+    """The client's processes, connected to one target."""
 
     def __init__(self, target: Target, processes: int) -> None:
         """Prepare; the processes live from `with` to its end.
@@ -87,7 +87,7 @@ class Fleet:
         self._pipes: list[Connection] = []
 
     def __enter__(self) -> Fleet:
-        """Start the processes and have them connect.
+        """Start the processes and let them connect.
 
         Raises:
             ConfigError: the server cannot be reached.
@@ -122,15 +122,15 @@ class Fleet:
     def run(
         self, load: Load, timing: Timing, on_progress: Callable[[Outcome], None] | None = None
     ) -> Outcome:
-        """Send one load and tell what came of it.
+        """Send one load and get the outcome.
 
         Args:
             load: how much.
             timing: how long.
-            on_progress: is given what came of it so far, about every half second.
+            on_progress: is called with the outcome so far, about every half second.
 
         Raises:
-            ConfigError: a process ended by itself.
+            ConfigError: a process exited.
         """
         pipes = self._pipes
         if load.rate is None:
@@ -179,7 +179,7 @@ def _gather(
 
 
 class _Gathering:
-    """Adds up what the processes tell."""
+    """Adds up the tallies of the processes."""
 
     def __init__(self, load: Load, seconds: float, kinds: int, processes: int) -> None:
         self.outcome = Outcome(
@@ -218,15 +218,15 @@ class _Gathering:
 
 
 def _receive(pipe: Connection, timeout_s: float) -> object:
-    """Get what a process tells.
+    """Receive the next message of a process.
 
     Raises:
-        ConfigError: it has ended, or tells nothing in that time.
+        ConfigError: it exited, or sends nothing in that time.
     """
     try:
         if timeout_s and not pipe.poll(timeout_s):
-            raise ConfigError(f"a process of the load generator told nothing for {timeout_s:g} s")
+            raise ConfigError(f"a process of the load generator sent nothing for {timeout_s:g} s")
         told: object = pipe.recv()
     except EOFError as error:
-        raise ConfigError("a process of the load generator ended; its error is above") from error
+        raise ConfigError("a process of the load generator exited; its error is above") from error
     return told

@@ -1,4 +1,4 @@
-"""How much is sent, for how long, and what came of it: what the processes tell each other.
+"""The messages between the processes: how much is sent, for how long, and the outcome.
 
 Imports no gRPC: its settings are made once a process has read these.
 """
@@ -52,7 +52,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to send what.
+    """The server to send to, and the requests.
 
     Attributes:
         address: HOST:PORT.
@@ -130,6 +130,6 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class StageEnd:
-    """The last word of a process on a stage: the share of one core it used."""
+    """The last message of a process on a stage: the share of one core it used."""
 
     cpu_share: float

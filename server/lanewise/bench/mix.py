@@ -11,7 +11,7 @@ from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class RowShare:
-    """Requests of so many rows, and their share of all; the shares of a mix sum up to 1."""
+    """A number of rows, and its share of all requests; the shares of a mix add up to 1."""
 
     rows: int
     share: float

@@ -15,12 +15,12 @@ from lanewise.errors import ConfigError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_POINTS = 250
-"""Of a curve: more than can be told apart would make the file large."""
+MAX_POINTS = 250
+"""Of a curve: more could not be distinguished, and would make the file large."""
 
 
 def can_draw() -> bool:
-    """Tell whether matplotlib is installed."""
+    """Whether matplotlib is installed."""
     try:
         import matplotlib  # noqa: F401, PLC0415
     except ImportError:
@@ -33,7 +33,7 @@ def draw(loads: Sequence[LoadFigures], path: Path) -> None:
 
     Args:
         loads: what to draw.
-        path: its ending, .svg or .png, tells the format.
+        path: its ending, .svg or .png, selects the format.
 
     Raises:
         ConfigError: the file cannot be written, or matplotlib does not know the format.
@@ -53,7 +53,7 @@ def draw(loads: Sequence[LoadFigures], path: Path) -> None:
 
 
 def _draw_latencies(axes: Axes, loads: Sequence[LoadFigures]) -> None:
-    shares = 1 - np.geomspace(1, 1e-4, MOST_POINTS)
+    shares = 1 - np.geomspace(1, 1e-4, MAX_POINTS)
     for load in loads:
         if load.latencies.count:
             times = [load.latencies.quantile_ns(share) / NS_PER_MS for share in shares]

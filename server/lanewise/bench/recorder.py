@@ -1,4 +1,4 @@
-"""Keeps what became of the requests of one process until it is told on."""
+"""Records the outcomes of the requests of one process until they are reported."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Recorder:
         self._is_giving_up = True
 
     def take(self, tick: int) -> Tally:
-        """Get what was noted since the last time."""
+        """Get what was recorded since the last call."""
         tally = Tally(tick, [KindTally() for _ in self._latencies])
         for kind, latencies in zip(tally.kinds, self._latencies, strict=True):
             taken = _take(latencies)

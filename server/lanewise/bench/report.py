@@ -46,7 +46,7 @@ def as_markdown(run: Run, picture: str | None) -> str:
     """Write the report.
 
     Args:
-        run: what it tells of.
+        run: what is reported.
         picture: the file of the plots, as seen from the report; None without.
     """
     return "\n".join(_lines(run, picture)) + "\n"

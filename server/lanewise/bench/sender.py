@@ -21,14 +21,14 @@ from lanewise.bench.loads import Stage, Target
 from lanewise.bench.recorder import Recorder
 from lanewise.clock import NS_PER_S
 
-MOST_IN_FLIGHT = 20_000
+MAX_IN_FLIGHT = 20_000
 """Requests of an open loop in one process: a bound for memory; what is due beyond is NOT_SENT."""
 
 REST_NS = 20_000_000
 """How long a request in a closed loop waits after the server could not be reached."""
 
 KINDS_DRAWN = 4096
-"""After so many requests a closed loop repeats its sequence of kinds."""
+"""The requests after which a closed loop repeats its sequence of kinds."""
 
 APART = 61
 """Places in that sequence between one request in flight and the next."""
@@ -38,7 +38,7 @@ _Stub = Any
 
 
 class ClosedLoop:
-    """So many requests in flight at all times: an answer sends the next one.
+    """A fixed number of requests in flight at all times: an answer sends the next one.
 
     gRPC's threads run the callbacks, one thread all the methods.
     """
@@ -192,7 +192,7 @@ class OpenLoop:
         timeout_s = None
         if self._timeout_ns is not None:
             timeout_s = (due_ns + self._timeout_ns - now_ns) / NS_PER_S
-        if len(self._calls) >= MOST_IN_FLIGHT or (timeout_s is not None and timeout_s <= 0):
+        if len(self._calls) >= MAX_IN_FLIGHT or (timeout_s is not None and timeout_s <= 0):
             self._recorder.note_not_sent(kind, due_ns)
             return
         stub = self._stubs[self._next % len(self._stubs)]

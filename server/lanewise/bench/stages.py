@@ -1,4 +1,4 @@
-"""Runs stages in a process of the load generator, and tells every half second how it goes."""
+"""Runs stages in a process of the load generator, and reports every half second."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lanewise.bench.sender import ClosedLoop, OpenLoop, Sender
 from lanewise.clock import NS_PER_MS, NS_PER_S
 
 TICK_NS = NS_PER_S // 2
-"""How often a process tells what it saw."""
+"""How often a process reports."""
 
 CONNECT_S = 10.0
-"""How long a connection to the server may take to come about."""
+"""How long connecting to the server may take."""
 
 _STEP_NS = 10 * NS_PER_MS
 _AFTER_CANCEL_NS = 2 * NS_PER_S

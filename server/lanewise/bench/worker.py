@@ -1,4 +1,4 @@
-"""One process of the load generator: takes stages from a pipe and tells what came of them."""
+"""One process of the load generator: takes stages from a pipe and reports on them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SWITCH_S = 0.0005
 def work(pipe: Connection, target: Target) -> None:
     """Run the stages that come through `pipe` until it is closed.
 
-    Tells None once it is connected, or the error as text; then, for each Stage, a Tally every
+    Sends None once it is connected, or the error as text; then, for each Stage, a Tally every
     half second and a StageEnd.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who started this one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     sys.setswitchinterval(SWITCH_S)
     # Read when grpc is imported: with event threads of its own a request costs half as much
     # again (grpcio 1.85).
@@ -30,4 +30,4 @@ def work(pipe: Connection, target: Target) -> None:
     try:
         run_stages(pipe, target)
     except (EOFError, BrokenPipeError):
-        return  # the one who started this one is gone, or wants no more
+        return  # the parent is gone, or closed the pipe

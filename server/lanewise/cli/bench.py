@@ -34,7 +34,7 @@ from lanewise.model.tensors import DType, TensorSpec
 from lanewise_client import Client, ServingError, Unsupported
 
 METADATA_TIMEOUT_S = 10.0
-MOST_PROCESSES = 8
+MAX_PROCESSES = 8
 """By default: enough to keep a front end of as many processes busy."""
 
 DEFAULT_CONCURRENCIES = (1, 8, 32)
@@ -216,8 +216,8 @@ def default_processes(loads: Sequence[Load]) -> int:
     """Choose how many processes suit the cores this one may run on, and the loads."""
     cores = len(os.sched_getaffinity(0))
     # One answers several thousand requests a second; beside the server more only disturb it.
-    useful = max(MOST_PROCESSES if load.rate is not None else load.concurrency for load in loads)
-    return max(1, min(cores // 2, MOST_PROCESSES, useful))
+    useful = max(MAX_PROCESSES if load.rate is not None else load.concurrency for load in loads)
+    return max(1, min(cores // 2, MAX_PROCESSES, useful))
 
 
 def _loads(arguments: Arguments) -> list[Load]:
@@ -235,7 +235,7 @@ def _ns(ms: float | None) -> int | None:
 
 
 def _prepare(arguments: Arguments) -> tuple[str, str, tuple[Payload, ...]]:
-    """Ask the server, and make the requests; one is tried, so that mistakes are told at once."""
+    """Read the metadata of the server and the model, and build the requests."""
     rows = parse_rows(arguments.rows) if arguments.rows is not None else ()
     shapes = parse_shapes(arguments.shapes)
     with Client(arguments.address, timeout_s=METADATA_TIMEOUT_S) as client:
@@ -365,7 +365,7 @@ def _tell_problems(loads: Sequence[LoadFigures], console: Console) -> None:
 
 
 def _require_writable(file: Path) -> None:
-    """Refuse before the run, which may take long, what could not be written after it."""
+    """Fail before the run, which may take long, if the report could not be written after it."""
     if file.suffix not in {".md", ".json"}:
         raise ConfigError(f"--report {file}: must end in .md or .json")
     if not file.parent.is_dir():

@@ -260,7 +260,7 @@ def _bind_builder(backend: TrtBackend) -> Binding:
 
 
 def _require_writable(plan_file: Path) -> None:
-    """Find out before the build, which may take long, that there is no place for its result."""
+    """Fail before the build, which may take long, if its result could not be written."""
     folder = plan_file.parent
     if not folder.is_dir():
         raise ConfigError(f"{plan_file}: there is no folder {folder}; create it first")

@@ -156,7 +156,7 @@ def _print_scheduling(settings: SchedulingSettings, console: Console) -> None:
 
 
 def _print_plan_header(source: ModelSource, console: Console) -> None:
-    """Print what a plan tells where it cannot be loaded; nothing if it is none."""
+    """Print the header of a plan that cannot be loaded; nothing if it is none."""
     if not source.file.name.endswith(PLAN_SUFFIX):
         return
     try:

@@ -163,7 +163,7 @@ def _open_traffic(arguments: TrafficArguments, spec: ModelSpec, seed: int) -> It
 
 
 def _require_folder(file: Path) -> None:
-    """Refuse before the simulation, which may take long, what could not be written after it."""
+    """Fail before the simulation, which may take long, if `file` could not be written after it."""
     if not file.parent.is_dir():
         raise ConfigError(f"{file}: cannot be written: {file.parent} is not a folder")
 

@@ -60,7 +60,7 @@ def check(result: Sequence[Any], doing: str) -> Any:  # noqa: ANN401 - whatever 
 
 
 def is_device_lost() -> bool:
-    """Tell whether every CUDA call of this process fails from now on."""
+    """Whether every CUDA call of this process fails from now on."""
     cuda.cudaGetLastError()  # clears an error that can be cleared
     # In the midst of a capture some calls are refused, which would look like a lost device.
     relaxed = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
@@ -125,7 +125,7 @@ class CudaEvent:
         check(cuda.cudaEventSynchronize(self.handle), "cudaEventSynchronize")
 
     def is_done(self) -> bool:
-        """Tell whether `synchronize` would return, or raise, at once."""
+        """Whether `synchronize` would return, or raise, at once."""
         return bool(cuda.cudaEventQuery(self.handle)[0] != _NOT_READY)
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ class Capture:
         if error_class is not None:
             if result[0] == _SUCCESS:
                 cuda.cudaGraphDestroy(result[1])
-            cuda.cudaGetLastError()  # what failed is told already, and no later call's fault
+            cuda.cudaGetLastError()  # the failure is reported already, and no later call's fault
             return
         graph = check(result, "cudaStreamEndCapture")
         try:

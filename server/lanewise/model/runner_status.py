@@ -1,4 +1,4 @@
-"""What a runner tells of itself while it serves: plain data shared by all layers."""
+"""The status of a runner while it serves: plain data shared by all layers."""
 
 from __future__ import annotations
 

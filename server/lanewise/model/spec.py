@@ -64,7 +64,7 @@ class Profile:
     lengths: tuple[int, ...] = ()
 
     def padded_length(self, length: int) -> int:
-        """Tell the length that is executed for requests of `length`; 0 if none is long enough."""
+        """Get the length that is executed for requests of `length`; 0 if none is long enough."""
         at_least = bisect.bisect_left(self.lengths, length)
         return self.lengths[at_least] if at_least < len(self.lengths) else 0
 

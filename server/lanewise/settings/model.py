@@ -70,7 +70,7 @@ ComputeCapability = Annotated[str, AfterValidator(_require_capability)]
 
 
 class Table(BaseModel):
-    """A table of a settings file: keys it does not know are refused, types are not bent."""
+    """A table of a settings file: unknown keys are refused, and types are not coerced."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -227,12 +227,12 @@ def read_settings_file(path: Path, table: type[TableT]) -> TableT:
 
 
 def describe_problems(error: ValidationError, table: type[Table]) -> list[str]:
-    """Say of each thing wrong with a `table` which key it is, what it holds and what is allowed."""
+    """List the problems of a `table`, each with its key, what it holds and what is allowed."""
     return [_describe(problem, table) for problem in error.errors(include_url=False)]
 
 
 def settings_error(file: Path, problems: Sequence[str]) -> ConfigError:
-    """Make the error that tells all `problems` of `file`, each `key: what is wrong`."""
+    """Make the error that lists all `problems` of `file`, each `key: what is wrong`."""
     if len(problems) == 1:
         return ConfigError(f"{file}: {problems[0]}")
     listed = "".join(f"\n  {problem}" for problem in problems)
@@ -257,7 +257,6 @@ _WANTED = {
 
 
 def _describe(problem: ErrorDetails, table: type[Table]) -> str:
-    """Say which key is wrong, what it holds and what is allowed."""
     location = problem["loc"]
     key = _key_path(location)
     if problem["type"] == "extra_forbidden":

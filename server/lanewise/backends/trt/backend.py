@@ -100,7 +100,7 @@ load_rtx = functools.partial(_load, "tensorrt-rtx")
 
 
 def report_plan(header: PlanHeader, facts: EngineFacts) -> PlanReport:
-    """Tell who built a plan, its precision, and what a lane of each profile needs."""
+    """Report who built a plan, its precision, and what a lane of each profile needs."""
     return PlanReport(
         builder=f"{header.backend} {header.version}",
         precision=facts.precision,
@@ -133,7 +133,7 @@ def _find_plan(
 
 
 def _direct_inputs(spec: ModelSpec, facts: EngineFacts) -> frozenset[str]:
-    """Name the inputs that nobody has to look at before they are on the device.
+    """Name the inputs that need not be read on the host before they are on the device.
 
     Not those that TensorRT reads on the host, that requests must have in common to be stacked,
     that are completed to a length, or whose bytes have to be checked.
@@ -220,7 +220,7 @@ def _make_runner(  # noqa: PLR0917 - the first five are the same for all runners
 
 
 def _can_capture(facts: EngineFacts) -> bool:
-    """Tell whether executions may be replayed as graphs.
+    """Whether executions may be replayed as graphs.
 
     Weight streaming copies while it executes, which cannot be captured; outputs in host
     memory are written when the execution is given to the stream, which a replay is not.
@@ -237,7 +237,7 @@ def _last_error(binding: Binding) -> str:
 def _priority(spec: ModelSpec, profile: Profile) -> float:
     """Rank profiles by the elements of their opt shapes: 1 for the smallest, 0 for the largest.
 
-    The smaller the work, the sooner somebody waits for it: a stream of high priority cuts
+    Small work is more likely to be interactive: a stream of high priority cuts
     the median latency of single rows beside saturating bulk work from 1.7 to 1.1 ms, for
     4 % of the bulk's throughput (ResNet-50, H200).
     """

@@ -62,7 +62,7 @@ class Binding:
         version: such as "1.6.1.120".
         logger: to be handed to TensorRT; it belongs to the binding and never goes away,
             because TensorRT keeps the first logger it gets.
-        messages: what the logger was told.
+        messages: what the logger received.
     """
 
     backend: TrtBackend

@@ -20,7 +20,7 @@ class ProfileContext:
     Not thread-safe: its owner prepares and enqueues in one go.
 
     Attributes:
-        growing: what TensorRT asks and tells about outputs whose shape depends on the data.
+        growing: the outputs whose shape depends on the data.
 
     Args:
         module: of TensorRT.
@@ -87,7 +87,7 @@ class ProfileContext:
             self._shapes[name] = shape
 
     def set_values(self, addresses: Mapping[str, int], values: Mapping[str, bytes]) -> None:
-        """Tell what shape tensors hold, and where in host memory; then infer output shapes.
+        """Set what shape tensors hold, and where in host memory; then infer output shapes.
 
         Args:
             addresses: of every shape tensor among the inputs; what lies there stays until
@@ -99,7 +99,7 @@ class ProfileContext:
         """
         for name, address in addresses.items():
             if self._values.get(name) != values[name]:
-                self._addresses.pop(name, None)  # told again even where the place is the same
+                self._addresses.pop(name, None)  # set again even where the place is the same
                 self._values[name] = values[name]
             self.set_address(name, address)
         try:
@@ -129,7 +129,7 @@ class ProfileContext:
         return shape
 
     def set_address(self, name: str, address: int) -> None:
-        """Tell where a tensor lies; remembered until it is told again."""
+        """Set where a tensor lies, if that has changed."""
         if self._addresses.get(name) == address:
             return
         if not self._context.set_tensor_address(name, address):

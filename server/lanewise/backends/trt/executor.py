@@ -15,7 +15,7 @@ from lanewise.memory.device import Capture, CudaError, CudaGraph, Stream
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import DeviceArray, Shape, on_host
 
-MOST_SHAPES = 4096
+MAX_SHAPES = 4096
 """Combinations of input shapes remembered as having run; more than live traffic has."""
 
 
@@ -112,7 +112,7 @@ class Executor:
         enqueue = functools.partial(self._enqueue, slot, work, outputs)
         self._graphs.misses[self._execute_without_graph(slot, work.key, enqueue)] += 1
         if (
-            work.key not in self._ran and len(self._ran) >= MOST_SHAPES
+            work.key not in self._ran and len(self._ran) >= MAX_SHAPES
         ):  # start afresh; what is in use is captured again
             self._graphs.close()
             self._ran.clear()

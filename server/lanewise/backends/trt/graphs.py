@@ -48,7 +48,7 @@ class GraphCache:
         return len(self._graphs)
 
     def counts(self) -> GraphCounts:
-        """Tell what has been counted. May be called from any thread."""
+        """Report the counts. May be called from any thread."""
         misses = {reason.value: count for reason, count in self.misses.items()}
         return GraphCounts(self.hits, misses, len(self._graphs))
 

@@ -14,7 +14,7 @@ ReserveOutput = Callable[[str, int], int]
 
 
 class GrowingOutputs:
-    """What TensorRT asks and tells about such outputs in one execution after the other.
+    """What TensorRT asks for and reports about such outputs, execution by execution.
 
     Its calls come from within the call that gives an execution to the stream
     (NvInferRuntime.h: before enqueueV3 returns), and swallow what is raised in them. So that
@@ -45,7 +45,7 @@ class GrowingOutputs:
         return 0
 
     def tell(self, name: str, shape: Shape) -> None:
-        """Take the shape of an output from TensorRT."""
+        """Record the shape of an output, as TensorRT reports it."""
         self._shapes[name] = shape
 
     def raise_failure(self) -> None:
@@ -59,7 +59,7 @@ class GrowingOutputs:
             raise self._failure
 
     def shape(self, name: str) -> Shape:
-        """Get the shape that was told for an output.
+        """Get the shape that was reported for an output.
 
         Raises:
             ExecutionFailed: none was.
@@ -74,7 +74,7 @@ class GrowingOutputs:
 
 
 def make_allocator(module: TrtObject, outputs: GrowingOutputs) -> TrtObject:
-    """Make the IOutputAllocator of a TensorRT module that asks and tells `outputs`."""
+    """Make the IOutputAllocator of a TensorRT module that calls `outputs`."""
 
     class OutputAllocator(module.IOutputAllocator):  # type: ignore[misc]
         """Hands every call on."""

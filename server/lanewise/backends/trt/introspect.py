@@ -1,4 +1,4 @@
-"""Asks an engine what it is and tells it as plain data."""
+"""Reads what a loaded plan is off its ICudaEngine, as plain data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_MEMORY_PER_PROFILE = ("10.7.",)
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
-    """An optimization profile as it was built into an engine.
+    """An optimization profile as it was built into a plan.
 
     Attributes:
         shapes: by input, shape tensors left out.
@@ -40,17 +40,17 @@ class EngineProfile:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an engine is.
+    """What a loaded plan is.
 
     Attributes:
-        inputs: in the engine's order.
-        outputs: in the engine's order; the size of a DYNAMIC dimension follows from the
+        inputs: in the plan's order.
+        outputs: in the plan's order; the size of a DYNAMIC dimension follows from the
             inputs' shapes, or from what they hold.
         shape_tensors: inputs and outputs whose values are, or depend on, shapes.
         host_tensors: inputs and outputs whose address is in host memory.
-        profiles: in the engine's order; at least one.
+        profiles: in the plan's order; at least one.
         aux_streams: streams besides the caller's on which an execution runs.
-        streamable_weight_bytes: weights that may be kept in host memory; 0 for an engine
+        streamable_weight_bytes: weights that may be kept in host memory; 0 for a plan
             built without weight streaming.
         rowless: outputs whose dimension 0 does not count the rows of the inputs, as far as
             has been observed.
@@ -69,7 +69,7 @@ class EngineFacts:
     def precision(self) -> frozenset[DType]:
         """The datatypes of the inputs and outputs that are on the device.
 
-        In a strongly typed engine the layers between may have others; TensorRT does not
+        In a strongly typed plan the layers between may have others; TensorRT does not
         tell which without a detailed profile.
         """
         tensors = (*self.inputs, *self.outputs)
@@ -113,7 +113,7 @@ def _widen(tensor: TensorSpec, profiles: Sequence[EngineProfile]) -> TensorSpec:
     """Make dimensions dynamic in which profiles admit different sizes.
 
     TensorRT-RTX 1.6 tells the sizes of a first profile that admits but one as if they were
-    the engine's.
+    the plan's.
     """
     ranges = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
     observed = [shape for limits in ranges for shape in (limits.min, limits.max)]
@@ -123,14 +123,14 @@ def _widen(tensor: TensorSpec, profiles: Sequence[EngineProfile]) -> TensorSpec:
 def plan_engine_profiles(
     facts: EngineFacts, plan_file: Path, settings: ModelSettings, settings_file: Path
 ) -> ProfilePlan:
-    """Make the profiles of an engine as they are served. See `plan_profiles`.
+    """Make the profiles of a loaded plan as they are served. See `plan_profiles`.
 
     A shape tensor has the one shape it always has, and its dimension 0 counts no rows; the
     settings give its values, which must be those the plan was built with. Requests are not
     stacked where an output is `rowless`, unless the settings insist.
 
     Raises:
-        ConfigError: the settings contradict the engine or themselves.
+        ConfigError: the settings contradict the plan or themselves.
     """
     problems = []
     if settings.padding is not None and facts.shape_tensors:

@@ -13,7 +13,7 @@ from lanewise.settings.model import ModelSettings, quote_key, settings_error
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """What the settings make of an engine's profiles.
+    """What the settings make of the profiles of a plan.
 
     Attributes:
         runners: how many a profile has, by the name of every profile, in their order.

@@ -33,7 +33,7 @@ _UNSUPPORTED_DEVICE = "UNSUPPORTED_CC"
 
 @dataclass(slots=True)
 class LoadedEngine:
-    """An engine on the current device, and the runtime that must outlive it.
+    """A plan deserialised on the current device, and the runtime that must outlive it.
 
     Attributes:
         engine: an ICudaEngine.
@@ -45,13 +45,13 @@ class LoadedEngine:
     header: PlanHeader
 
     def close(self) -> None:
-        """Free the engine and its weights once its last execution context is gone, too."""
+        """Free the plan and its weights once its last execution context is gone, too."""
         self.engine = None
         self.runtime = None
 
 
 def load_engine(binding: Binding, file: Path, *, allow_host_code: bool = False) -> LoadedEngine:
-    """Read the plan in `file` and put its engine on the current device. Blocks.
+    """Deserialise the plan in `file` on the current device. Blocks.
 
     Args:
         binding: of the backend that is to run it.

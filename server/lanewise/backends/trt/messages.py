@@ -52,7 +52,7 @@ class Messages:
     """The lines of one TensorRT module in this process. May be used from any thread.
 
     Warnings go to the log as they come, and so do errors unless an operation collects them:
-    whoever collects tells them. Everything below goes to the log at level debug.
+    the collector reports them. Everything below goes to the log at level debug.
     """
 
     def __init__(self, library: str) -> None:

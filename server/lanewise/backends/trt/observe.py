@@ -1,4 +1,4 @@
-"""Finds out what an engine does not tell of its outputs by asking for their shapes."""
+"""Finds out what a plan does not declare of its outputs by asking for their shapes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def observe_outputs(facts: EngineFacts, ask: Callable[[Question], Answer]) -> En
     """Complete `facts` by the outputs' shapes at the ends of every profile.
 
     Dimensions become dynamic in which the shapes differ: TensorRT-RTX 1.6 tells the sizes of a
-    first profile that admits but one as if they were the engine's. Outputs become `rowless`
+    first profile that admits but one as if they were the plan's. Outputs become `rowless`
     whose dimension 0 is not the number of rows that was asked with.
     """
     answers = [(each, ask(each)) for each in _questions(facts)]

@@ -41,7 +41,7 @@ class RunnerOptions:
         graph_budget_bytes: device memory for CUDA graphs; 0 for none.
         on_host: inputs and outputs that TensorRT keeps in host memory: shape tensors.
         depth: batches that may be in flight, each in buffers of its own.
-        poll: whether `start` begins batches, for somebody to poll.
+        poll: whether `start` begins batches, for the caller to poll.
     """
 
     stream_priority: float = 0.0
@@ -321,7 +321,7 @@ class TrtRunner:
         except CudaError as error:
             raise self._describe(error) from error
         except ExecutionFailed as error:
-            if is_device_lost():  # which TensorRT tells like any other failure
+            if is_device_lost():  # which TensorRT reports like any other failure
                 raise self._lose(error.message) from error
             raise
 
@@ -352,5 +352,5 @@ class StartedBatch:
     def result(self) -> dict[str, Array]:
         slot, self._slot = self._slot, None
         if slot is None:
-            raise RuntimeError("the result of a batch can be had once")
+            raise RuntimeError("the result of a batch was taken already")
         return self._runner.finish(slot, self._outputs, self._padded_rows)

@@ -232,7 +232,7 @@ class Slot:
 
 
 class FreeSlots:
-    """The slots that nobody uses, handed out in turns so that graphs get captured in all.
+    """The free slots, handed out in turns so that graphs get captured in all.
 
     Thread-safe.
     """

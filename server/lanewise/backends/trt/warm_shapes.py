@@ -12,7 +12,7 @@ from lanewise.errors import RunnerLost
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import Shape
 
-MOST_WARM_SHAPES = 4096
+MAX_WARM_SHAPES = 4096
 """More than live traffic has. The shape that was asked for longest ago is forgotten; when it
 comes again it is prepared again, from kernels in the runtime cache."""
 
@@ -55,7 +55,7 @@ class WarmShapes:
         self._is_stopped = False
 
     def covers(self, shapes: Mapping[str, Shape]) -> bool:
-        """Tell whether `shapes`, of every input, execute without compiling. Blocks nobody."""
+        """Whether `shapes`, of every input, execute without compiling. Does not block."""
         if self._make_spare is None:
             return True
         item = self._item(shapes)
@@ -71,7 +71,7 @@ class WarmShapes:
         with self._lock:
             self._warm[item] = None
             self._warm.move_to_end(item)
-            if len(self._warm) > MOST_WARM_SHAPES:
+            if len(self._warm) > MAX_WARM_SHAPES:
                 self._warm.popitem(last=False)
 
     def prepare(self, shapes: Mapping[str, Shape]) -> None:

@@ -91,7 +91,7 @@ class Estimate:
         return tuple(self._behind.samples)
 
     def add(self, sample_ns: int, *, is_behind: bool = False) -> bool:
-        """Take note of one launch; return whether plans made before are out of date."""
+        """Record one launch; return whether plans made before are out of date."""
         if is_behind:
             self._behind.add(sample_ns)
             if len(self._behind.samples) >= MIN_BEHIND:

@@ -69,7 +69,7 @@ class MeasuredModel:
 
 
 def save_costs(path: Path, model: MeasuredModel) -> None:
-    """Write `model` to the file `path`, over what is there; nobody ever sees a part of it.
+    """Write `model` to the file `path` atomically, replacing what is there.
 
     Raises:
         OSError: the file cannot be written.
@@ -106,7 +106,7 @@ def load_costs(path: Path) -> MeasuredModel:
 
 
 def find_difference(one: MeasuredModel, other: MeasuredModel) -> str:
-    """Tell what keeps the costs of `one` from being those of `other`; empty if nothing does.
+    """Name what makes the costs of `one` unfit for `other`; empty if nothing does.
 
     Compared are the models, without queue delays, which cost nothing, and their lanes.
     """

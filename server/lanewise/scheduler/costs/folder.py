@@ -21,9 +21,9 @@ class CostFolder:
         self._folder = folder
 
     def load(self, model: MeasuredModel) -> CostTable | None:
-        """Get the costs of `model` from its file; None, and a line in the log, if they are not.
+        """Get the costs of `model` from its file; None, with a line in the log, if they do not fit.
 
-        That the device and the engine are those that were measured is not checked.
+        Whether the device and the plan are those that were measured is not checked.
         """
         path, spec = self._path(model.spec), model.spec
         if not path.exists():
@@ -48,7 +48,7 @@ class CostFolder:
         return None
 
     def save(self, model: MeasuredModel) -> None:
-        """Write the file of `model`, over what is there; makes the folder if need be.
+        """Write the file of `model`, replacing what is there; makes the folder if need be.
 
         Raises:
             ConfigError: it cannot be written.

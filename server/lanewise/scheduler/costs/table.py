@@ -11,8 +11,8 @@ from lanewise.clock import NS_PER_MS
 from lanewise.model.tensors import Shape, element_count
 from lanewise.scheduler.costs.estimate import Estimate
 
-MOST_KINDS = 4096
-"""Kinds of launches remembered; hostile traffic must not fill the memory with new ones."""
+MAX_KINDS = 4096
+"""Bounds the kinds of launches kept, so that hostile traffic cannot fill the memory."""
 
 _UNKNOWN_LAUNCH_NS = 1 * NS_PER_MS
 _UNKNOWN_ROW_NS = NS_PER_MS // 20
@@ -67,7 +67,7 @@ class CostTable:
         switch_ns: what it costs to change the profile of an execution context; lanes never do.
         ahead: the share of a launch's time that can pass while the launch before it in its lane
             still executes, such as copying its inputs; 0 if unknown. By profile index, at
-            its opt. What launches of a kind gain is what `behind_ns` tells, once some have been
+            its opt. What launches of a kind gain is in `behind_ns`, once some have been
             behind others; whether to give a lane a second one is decided by this.
     """
 
@@ -85,7 +85,7 @@ class CostTable:
     def record(
         self, profile: int, rows: int, bucket: Bucket, took_ns: int, waited_ns: int = 0
     ) -> None:
-        """Take note of a launch that ran alone, or whose time beside others was taken out.
+        """Record a launch that ran alone, or whose time was corrected for those beside it.
 
         Args:
             profile: its index.
@@ -116,8 +116,8 @@ class CostTable:
             self.revision += estimate.add(took_ns, is_behind=True)
 
     def _remember(self, kind: Kind) -> Estimate | None:
-        """Make room for another kind; None if there are too many."""
-        if len(self._estimates) >= MOST_KINDS:
+        """Add an estimate for a kind; None if there are too many."""
+        if len(self._estimates) >= MAX_KINDS:
             return None
         profile, rows, bucket = kind
         bisect.insort(self._rows.setdefault((profile, bucket), []), rows)
@@ -128,7 +128,7 @@ class CostTable:
         return estimate
 
     def restore(self, kind: Kind, samples_ns: Iterable[int], behind_ns: Iterable[int]) -> None:
-        """Take note of what was kept of a kind, see `Estimate`."""
+        """Record the samples that were kept of a kind, see `Estimate`."""
         for sample_ns in samples_ns:
             self.record(*kind, sample_ns)
         if estimate := self._estimates.get(kind):
@@ -136,7 +136,7 @@ class CostTable:
                 self.revision += estimate.add(max(1, sample_ns), is_behind=True)
 
     def record_beside(self, profile: int, other: int, rows: int, slowdown: float) -> None:
-        """Take note of how many times longer `profile` takes while `other` runs `rows`, too."""
+        """Record how many times longer `profile` takes while `other` runs `rows`, too."""
         known = self._beside.setdefault((profile, other), [])
         known[:] = sorted(
             [*(each for each in known if each[0] != rows), (rows, max(1.0, slowdown))]
@@ -164,10 +164,10 @@ class CostTable:
         return round(share * self.typical_ns(profile, rows, bucket))
 
     def beside(self, profile: int, other: int, rows: int) -> float:
-        """Tell how many times longer `profile` takes while `other` runs `rows`; 1 if unknown.
+        """Get how many times longer `profile` takes while `other` runs `rows`; 1 if unknown.
 
-        Between the rows that were measured on a line over the log of rows, which is how it was
-        found to grow (H200, ResNet-50); beyond them as for the nearest.
+        Interpolated linearly in the log of rows, which is how it grows (H200, ResNet-50);
+        beyond the rows that were measured it is that of the nearest.
         """
         known = self._beside.get((profile, other))
         if not known:
@@ -183,7 +183,7 @@ class CostTable:
         return left + share * (right - left)
 
     def slowdowns(self, running: tuple[Running, ...]) -> tuple[float, ...]:
-        """Tell for each of the launches that run at a time how many times longer it takes."""
+        """Get, for each of the launches that run at a time, how many times longer it takes."""
         known = self._slowdowns.get(running)
         if known is None:
             known = tuple(
@@ -191,7 +191,7 @@ class CostTable:
                 + sum(self.beside(profile, *other) - 1 for j, other in enumerate(running) if j != i)
                 for i, (profile, _) in enumerate(running)
             )
-            if len(self._slowdowns) >= MOST_KINDS:
+            if len(self._slowdowns) >= MAX_KINDS:
                 self._slowdowns.clear()
             self._slowdowns[running] = known
         return known

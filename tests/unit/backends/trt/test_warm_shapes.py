@@ -174,7 +174,7 @@ def test_stopping_ends_a_preparation_before_its_next_number_of_rows():
 
 def test_the_shape_asked_for_longest_ago_is_forgotten_first():
     warm = Making().warm_shapes()
-    for length in range(warm_shapes.MOST_WARM_SHAPES):
+    for length in range(warm_shapes.MAX_WARM_SHAPES):
         warm.add(x(1, length))
     assert warm.covers(x(1, 0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lanewise.scheduler.costs.estimate import DRIFT, KEPT_SAMPLES, MIN_BEHIND, Estimate
-from lanewise.scheduler.costs.table import MOST_KINDS, CostTable, bucket_of
+from lanewise.scheduler.costs.table import MAX_KINDS, CostTable, bucket_of
 
 BUCKET = 4
 
@@ -113,13 +113,13 @@ def test_a_new_kind_of_launch_or_a_pair_changes_the_revision():
 
 
 def test_no_more_kinds_are_remembered_than_the_limit_and_the_known_go_on_learning():
-    costs = table({(rows, BUCKET): 100 for rows in range(1, MOST_KINDS + 1)})
+    costs = table({(rows, BUCKET): 100 for rows in range(1, MAX_KINDS + 1)})
 
     costs.record(1, 1, BUCKET, 9000)
     for _ in range(KEPT_SAMPLES):
         costs.record(0, 1, BUCKET, 120)
 
-    assert len(list(costs.kinds())) == MOST_KINDS
+    assert len(list(costs.kinds())) == MAX_KINDS
     assert costs.typical_ns(1, 1, BUCKET) == CostTable().typical_ns(1, 1, BUCKET)
     assert costs.typical_ns(0, 1, BUCKET) == 120
 

@@ -108,7 +108,7 @@ def runtime_cache_file(plan: Path, device: str) -> Path:
 
 
 def write_atomically(file: Path, data: bytes) -> None:
-    """Write `file` so that nobody ever sees a part of it.
+    """Write `file` atomically: no reader ever sees a part of it.
 
     Raises:
         ConfigError: it cannot be written.

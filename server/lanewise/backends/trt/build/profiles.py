@@ -19,7 +19,7 @@ from lanewise.settings.model import (
 )
 
 DEFAULT_SIZE = 1
-"""Of a dynamic dimension, and of a value, that nobody gave; as in Polygraphy."""
+"""Of a dynamic dimension, and of a value, that is not given; as in Polygraphy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BuildProfiles:
     """All profiles of a plan.
 
     Attributes:
-        assumptions: what was filled in because nobody said it, for people.
+        assumptions: what was filled in because it was not given, for people.
     """
 
     profiles: tuple[BuildProfile, ...]
@@ -104,7 +104,7 @@ def resolve_profiles(
 def _fill_defaults(
     entries: Sequence[ProfileSettings], tensors: NetworkTensors
 ) -> tuple[list[ProfileSettings], tuple[str, ...]]:
-    """Get `entries` with every input in them, and what had to be assumed for that."""
+    """Get `entries` with every input in them, and what was assumed for that."""
     assumptions: dict[str, None] = {}
     filled = []
     for entry in entries:

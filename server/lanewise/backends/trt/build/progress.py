@@ -1,4 +1,4 @@
-"""How far a build has come, for people who wait for it."""
+"""The progress of a build, for people who wait for it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LoggedProgress:
 
 
 def make_monitor(binding: Binding, progress: LoggedProgress) -> TrtObject:
-    """Make an IProgressMonitor that tells `progress`.
+    """Make an IProgressMonitor that calls `progress`.
 
     An exception must not pass through TensorRT: it is logged and stops the build.
     """
