@@ -42,7 +42,7 @@ class RunnerThreads:
         """Call `function` on a thread; return or raise what it does."""
         done: asyncio.Future[Any] = self._loop.create_future()
 
-        def settle(result: Any, error: BaseException | None) -> None:  # noqa: ANN401
+        def resolve(result: Any, error: BaseException | None) -> None:  # noqa: ANN401
             if done.cancelled():
                 return
             if error is None:
@@ -50,7 +50,7 @@ class RunnerThreads:
             else:
                 done.set_exception(error)
 
-        self.submit(settle, function)
+        self.submit(resolve, function)
         return await done
 
     def stop(self) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 
 from lanewise.bench.buckets import Buckets
 from lanewise.bench.loads import KindTally, Load, Stage, StageEnd, Tally, Target
@@ -78,7 +77,7 @@ class Fleet:
         """Prepare; the processes live from `with` to its end.
 
         Args:
-            target: whom to send what.
+            target: the server, and the requests.
             processes: at most; a load of less concurrency uses fewer.
         """
         self._target = target
@@ -110,13 +109,7 @@ class Fleet:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the processes."""
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def run(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -169,12 +169,11 @@ class StoppableProgress(LoggedProgress):
         self._stopped.set()
 
     def advance(self, phase: str, step: int) -> bool:
-        """Go on unless stopped."""
         return super().advance(phase, step) and not self._stopped.is_set()
 
 
 class TerminalProgress(StoppableProgress):
-    """Shows a bar for every phase of a build that is going on, nested ones below."""
+    """Shows a bar for every phase that is under way, nested ones indented below."""
 
     def __init__(self, bars: Progress) -> None:
         super().__init__()
@@ -183,40 +182,28 @@ class TerminalProgress(StoppableProgress):
         self._depth: dict[str, int] = {}
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Add a bar."""
         depth = self._depth.get(parent, 0) + 1 if parent is not None else 0
         self._depth[phase] = depth
         self._tasks[phase] = self._bars.add_task("  " * depth + phase, total=steps)
 
     def advance(self, phase: str, step: int) -> bool:
-        """Fill the bar up to `step`."""
         if phase in self._tasks:
             self._bars.update(self._tasks[phase], completed=step + 1)
         return super().advance(phase, step)
 
     def finish(self, phase: str) -> None:
-        """Take the bar away."""
         if phase in self._tasks:
             self._bars.remove_task(self._tasks.pop(phase))
 
 
-def _show_progress(console: Console) -> AbstractContextManager[StoppableProgress]:
-    return _Bars(console) if console.is_terminal else nullcontext(StoppableProgress())
-
-
-class _Bars(AbstractContextManager[StoppableProgress]):
-    """Shows bars while it is entered."""
-
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, console=console, transient=True)
-
-    def __enter__(self) -> StoppableProgress:
-        self._bars.start()
-        return TerminalProgress(self._bars)
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+@contextmanager
+def _show_progress(console: Console) -> Iterator[StoppableProgress]:
+    if not console.is_terminal:
+        yield StoppableProgress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield TerminalProgress(bars)
 
 
 def _read_settings(
