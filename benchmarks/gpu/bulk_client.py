@@ -1,4 +1,4 @@
-"""The client process of `shared_memory.py`: sends bulk in the ways it is told, and says how fast.
+"""The client process of `shared_memory.py`: sends bulk in the ways asked for, and reports how fast.
 
 Reads a line of JSON for each measurement from stdin and answers with one on stdout. Knows nothing
 of the server but its address, and has no CUDA of its own.

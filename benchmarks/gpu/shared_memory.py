@@ -45,7 +45,7 @@ WAYS = {
 
 
 class ClientProcess:
-    """The client, told over a pipe what to measure."""
+    """The client, which is asked over a pipe to measure."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process

@@ -31,7 +31,7 @@ class Disturbance:
     def share(self) -> float:
         """Get the share of the cores' time since the beginning that went to others.
 
-        Work of the kernel that it does for nobody, such as handling packets, counts as theirs.
+        Work that the kernel does for no process, such as handling packets, counts as theirs.
         """
         passed_s = (time.perf_counter() - self._began_s) * len(self._cores)
         busy_s = _busy_s(self._cores) - self._busy_s

@@ -1,4 +1,4 @@
-"""Makes the virtual environment of each server, once, and tells what is in it."""
+"""Makes the virtual environment of each server, once, and lists what is in it."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ GRACE_S = 10.0
 DISTURBED = "to others"
 """The share of the two cores that others used during a measurement."""
 
-MOST_DISTURBED = 0.1
+MAX_DISTURBED = 0.1
 ATTEMPTS = 3
 BULK_ROWS, BULK_IN_FLIGHT = 32, 8
 DIGITS = REPOSITORY / "examples" / "digits" / "models" / "digits"
@@ -86,12 +86,12 @@ _TOLD = ("grpcio", "protobuf", "onnxruntime", "numpy", "nvidia-pytriton", "kserv
 
 
 def measure(
-    subjects: Sequence[Subject], plan: Plan, work: Path, tell: Callable[[str], None]
+    subjects: Sequence[Subject], plan: Plan, work: Path, log: Callable[[str], None]
 ) -> Results:
     """Measure the subjects, interleaved; this process stays on the client's core from now on."""
     running.require_taskset()
     results = Results()
-    pythons = _prepare(subjects, work, results, tell)
+    pythons = _prepare(subjects, work, results, log)
     os.sched_setaffinity(0, {CLIENT_CORE})
     _make_repository(work)
     for repeat in range(plan.repeats):
@@ -102,34 +102,34 @@ def measure(
         for subject in (*subjects[turn:], *subjects[:turn]):
             if (python := pythons.get(subject.environment)) is None:
                 continue
-            tell(f"repeat {repeat + 1} of {plan.repeats}: {subject.name}")
+            log(f"repeat {repeat + 1} of {plan.repeats}: {subject.name}")
             try:
-                figures = _measure_undisturbed(subject, python, plan, work, tell)
+                figures = _measure_undisturbed(subject, python, plan, work, log)
             except (running.DidNotServe, ConfigError) as error:
                 results.problems[subject.name] = str(error)
-                tell(f"  {error}")
+                log(f"  {error}")
                 continue
             _keep(results, subject.name, figures)
     return results
 
 
 def _prepare(
-    subjects: Sequence[Subject], work: Path, results: Results, tell: Callable[[str], None]
+    subjects: Sequence[Subject], work: Path, results: Results, log: Callable[[str], None]
 ) -> dict[Environment, Path]:
     pythons: dict[Environment, Path] = {}
     for subject in subjects:
         try:
             if subject.environment not in pythons:
-                tell(f"preparing the environment '{subject.environment.name}'")
+                log(f"preparing the environment '{subject.environment.name}'")
             python = environments.prepare(subject.environment, work)
         except environments.NotInstalled as error:
             results.problems[subject.name] = f"not installed: {error}"
-            tell(f"  {error}")
+            log(f"  {error}")
             continue
         pythons[subject.environment] = python
         known = environments.versions(python)
-        told = ("python", *_TOLD)
-        results.versions[subject.name] = {name: known[name] for name in told if name in known}
+        named = ("python", *_TOLD)
+        results.versions[subject.name] = {name: known[name] for name in named if name in known}
     if not pythons:
         raise SystemExit("nothing to measure: no environment could be made")
     return pythons
@@ -197,16 +197,16 @@ def _configure_mlserver(place: Place) -> None:
 
 
 def _measure_undisturbed(
-    subject: Subject, python: Path, plan: Plan, work: Path, tell: Callable[[str], None]
+    subject: Subject, python: Path, plan: Plan, work: Path, log: Callable[[str], None]
 ) -> Figures:
     """Measure a server, again if others used its core or the client's; the last try counts."""
     for attempt in range(ATTEMPTS):
         figures = _measure_server(subject, python, plan, work)
-        tell("  " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-        if figures[DISTURBED] <= MOST_DISTURBED:
+        log("  " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        if figures[DISTURBED] <= MAX_DISTURBED:
             break
         again = ": measured again" if attempt + 1 < ATTEMPTS else ""
-        tell(f"  others used {figures[DISTURBED]:.0%} of the two cores{again}")
+        log(f"  others used {figures[DISTURBED]:.0%} of the two cores{again}")
     return figures
 
 

@@ -85,7 +85,7 @@ def proportional_mb(pid: int) -> float:
 
 
 def free_ports() -> tuple[int, int, int]:
-    """Find three ports that nobody listens on."""
+    """Find three free ports."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:

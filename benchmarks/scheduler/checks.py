@@ -26,7 +26,7 @@ class Verdict:
     """A promise and what was measured.
 
     Attributes:
-        is_timed: depends on this machine's speed, so it is told and does not fail.
+        is_timed: depends on this machine's speed, so it is reported and does not fail.
     """
 
     promise: str

@@ -85,19 +85,19 @@ class Results:
     core_calls: float = 0.0
 
 
-def compare(plan: Plan, tell: Callable[[str], None]) -> Results:
-    """Measure everything; `tell` is given a line now and then."""
+def compare(plan: Plan, log: Callable[[str], None]) -> Results:
+    """Measure everything; `log` is called with a line of progress now and then."""
     results = Results()
     for scenario in all_scenarios():
         if plan.scenarios and scenario.name not in plan.scenarios:
             continue
-        tell(scenario.name)
+        log(scenario.name)
         results.capacities[scenario.name] = scenario.capacity
         results.scores[scenario.name] = _score(scenario, plan)
         wrong = devices.mistaken(scenario.model.costs, MISTAKEN, plan.length.seed)
         best = sustained(replace(scenario, believed=wrong), contenders()[OURS], plan.length)
         results.mistaken[scenario.name] = best.score
-    tell("interference, optimum, core")
+    log("interference, optimum, core")
     for name, make_policy in POLICIES.items():
         results.interference[name] = measure_interference(make_policy, plan.interference_s)
     results.shares_of_optimum = mean_share(POLICIES, plan.traces)

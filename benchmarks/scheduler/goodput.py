@@ -17,7 +17,7 @@ ATTAINMENT = 0.99
 LOADS = (0.5, 0.7, 0.9, 1.0, 1.15, 1.3)
 """Of capacity."""
 
-LOWEST_LOAD, STEP, MOST_STEPS = 0.01, 1.03, 180
+LOWEST_LOAD, STEP, MAX_STEPS = 0.01, 1.03, 180
 """Rates that are tried: from 1 % of capacity up in steps of 3 % to twice the capacity."""
 
 
@@ -82,7 +82,7 @@ def sustained(scenario: Scenario, settings: Sequence[Settings], length: Length) 
     """
     best = Best(settings[0], Score(0.0, 0.0, 0.0), -1)
     for one in settings:
-        low, high = best.step, MOST_STEPS
+        low, high = best.step, MAX_STEPS
         tried = best.step + 1
         while high - low > 1:
             score = play(scenario, LOWEST_LOAD * STEP**tried, one[1], length)

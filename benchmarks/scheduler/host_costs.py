@@ -37,7 +37,7 @@ async def measure_host(
 
     CPU time of that thread, so that other threads and processes do not count. Small
     requests one after the other have a launch each; those submitted together share launches: the
-    two averages tell both costs.
+    two averages give both costs.
 
     Args:
         spec: whose outputs the idle lanes make up; all its requests are of its first profile's

@@ -66,7 +66,7 @@ def _write_convolutions(folder: Path) -> Path:
     """Write two convolutions in FP32, some 0.5 ms a row on one core.
 
     Their weights fit into a core's cache: a model that reads more takes two to three times as
-    long when other lanes, or nobody, ran before it than back to back, as costs are measured.
+    long when other lanes, or none, ran before it than back to back, as costs are measured.
     """
     import numpy as np
     import onnx

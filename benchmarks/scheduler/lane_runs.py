@@ -141,7 +141,7 @@ class LaneRuns:
     cases: Sequence[Case]
 
 
-async def run_lanes(plan: Plan, tell: Callable[[str], None]) -> LaneRuns:
+async def run_lanes(plan: Plan, log: Callable[[str], None]) -> LaneRuns:
     """Serve a trace, predict another one from what the lanes cost by then, and serve it, too.
 
     All that is done again if other processes were busy meanwhile: on a machine shared with
@@ -150,13 +150,13 @@ async def run_lanes(plan: Plan, tell: Callable[[str], None]) -> LaneRuns:
     clock = SystemClock()
     with tempfile.TemporaryDirectory() as folder:
         loaded = await asyncio.to_thread(load_lanes, plan.backend, Path(folder), clock)
-        tell("warming up")
+        log("warming up")
         measuring = _dispatcher(loaded, OURS, None)
         await measuring.warm_up()
         model = _through_file(_measured_model(loaded, measuring.costs), Path(folder) / "costs.json")
     capacity = capacity_of(model)
     traces = _traces(plan, model, capacity)
-    tell(f"capacity {capacity:.0f} requests/s; tuning")
+    log(f"capacity {capacity:.0f} requests/s; tuning")
     learnt_from = [each.before for each in traces.values()]
     settings = {name: _tune(name, model, learnt_from) for name in plan.policies}
     hosts, dispatchers = {}, {OURS: measuring}
@@ -171,7 +171,7 @@ async def run_lanes(plan: Plan, tell: Callable[[str], None]) -> LaneRuns:
     gc.freeze()  # what was made so far need not be looked through while requests wait
     try:
         for repeat in range(plan.repeats):
-            tell(f"repeat {repeat + 1} of {plan.repeats}")
+            log(f"repeat {repeat + 1} of {plan.repeats}")
             for load, pair in traces.items():
                 for case in cases[load]:
                     name = case.policy

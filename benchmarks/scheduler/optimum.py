@@ -20,7 +20,7 @@ from lanewise.scheduler.policy.interface import Choice, GiveUp, Policy
 from lanewise.simulator.simulation import MakePolicy, simulate
 from lanewise.simulator.traffic import Arrival
 
-MOST_REQUESTS = 10
+MAX_REQUESTS = 10
 """Requests of a trace; the search tries up to 3 to that power of pairs of disjoint sets."""
 
 SLACK = (1.2, 5.0)
@@ -154,7 +154,7 @@ def _draw_trace(
     times_ns = _launch_times(model)
     trace = []
     at_ns = 0
-    for _ in range(draw.randint(MOST_REQUESTS // 2, MOST_REQUESTS)):
+    for _ in range(draw.randint(MAX_REQUESTS // 2, MAX_REQUESTS)):
         (kind,) = draw.choices(tuple(SHARES), tuple(SHARES.values()))
         least, mode, most = ROWS[kind]
         rows = round(draw.triangular(least, most, mode))

@@ -1,4 +1,4 @@
-"""A process that tells when requests are due: one byte through a pipe for each.
+"""A process that signals when requests are due: one byte through a pipe for each.
 
 An event loop's own timers will not do: epoll counts whole milliseconds and rounds up (CPython 3.12,
 selectors.py), and a thread that sleeps would have to get the interpreter lock first.

@@ -25,7 +25,7 @@ class Replay:
 
     Attributes:
         outcomes: latencies count from when a request was due, not from when it was submitted.
-        duration_ns: from when the first request was due until the last had ended.
+        duration_ns: from when the first request was due until the last ended.
         lateness_ns: how long after it was due each request was submitted.
         back_ns: how long it took from when the last launch of each request was seen to be over
             until its caller went on, for those that got outputs.

@@ -39,7 +39,7 @@ class Scenario:
         shapes: equally likely shapes of a request, without rows.
         is_bursty: whether requests come in bursts; or else as a Poisson process.
         deadlines: a key of DEADLINES_MS.
-        believed: what launches cost, as policies are told; None for the truth.
+        believed: what launches cost, as policies see it; None for the truth.
     """
 
     name: str
