@@ -20,6 +20,7 @@ from lanewise.backends.trt.binding import bind
 from lanewise.backends.trt.build.builder import build_plan
 from lanewise.clock import SystemClock
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.request import RequestOptions
 from lanewise.settings.model import read_model_settings
 
 ROW_RUNS = 300
@@ -245,8 +246,8 @@ class Lanes:
         async def user() -> None:
             for _ in waiting:
                 await asyncio.gather(
-                    self._dispatcher.submit(one, profile="online"),
-                    self._dispatcher.submit(four, profile="dynamic"),
+                    self._dispatcher.submit(one, RequestOptions(profile="online")),
+                    self._dispatcher.submit(four, RequestOptions(profile="dynamic")),
                 )
 
         with _Timer() as timer:
@@ -257,7 +258,7 @@ class Lanes:
         inputs, taken = self._subject.few(rows), []
         for _ in range(ROW_RUNS):
             with _Timer() as timer:
-                await self._dispatcher.submit(inputs, profile="dynamic")
+                await self._dispatcher.submit(inputs, RequestOptions(profile="dynamic"))
             taken.append(timer.seconds)
         return float(np.percentile(taken, 99)) * 1e3
 

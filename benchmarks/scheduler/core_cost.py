@@ -15,9 +15,8 @@ from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DType, Shape, TensorSpec
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.costs.table import CostTable, bucket_of
-from lanewise.scheduler.decisions import Decision, LaneId, Launch, LaunchId
-from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.lane import Lane, LaneId
+from lanewise.scheduler.request import Decision, Launch, Request
 from lanewise.simulator.simulation import MakePolicy
 
 BACKLOG = 256
@@ -53,7 +52,8 @@ class LoadedCore:
         self._routes = [
             self._core.router.route({"X": (1 + n % 3, *_item(n % SHAPES))}) for n in range(12)
         ]
-        self._ends: list[tuple[int, LaunchId]] = []  # a heap
+        self._ends: list[tuple[int, int, Launch]] = []  # a heap; the number settles ties
+        self._launches = 0
         self._last_id = 0
         self._now_ns = 0
         while self._core.waiting_requests < self._backlog:
@@ -63,8 +63,8 @@ class LoadedCore:
         """Take in at least `requests` requests, and end launches to make room; count them."""
         before = self._last_id
         while self._last_id - before < requests:
-            self._now_ns, launch_id = heapq.heappop(self._ends)
-            self._note(self._core.finish(launch_id, self._now_ns))
+            self._now_ns, _, launch = heapq.heappop(self._ends)
+            self._note(self._core.finish(launch, self._now_ns))
             while self._core.waiting_requests < self._backlog:
                 self._arrive()
         return self._last_id - before
@@ -72,16 +72,15 @@ class LoadedCore:
     def _arrive(self) -> None:
         self._last_id += 1
         route = self._routes[self._last_id % len(self._routes)]
-        request = QueuedRequest(
-            RequestId(self._last_id), route, route.shapes, self._now_ns + TIMEOUT_NS
-        )
+        request = Request(route, route.shapes, self._now_ns + TIMEOUT_NS)
         self._note(self._core.arrive(request, self._now_ns))
 
     def _note(self, decisions: Sequence[Decision]) -> None:
         for one in decisions:
             if isinstance(one, Launch):
                 end_ns = self._now_ns + _took_ns(one.padded_rows)
-                heapq.heappush(self._ends, (end_ns, one.launch_id))
+                self._launches += 1
+                heapq.heappush(self._ends, (end_ns, self._launches, one))
 
 
 def microseconds_per_request(make_policy: MakePolicy, repeats: int = 50) -> float:

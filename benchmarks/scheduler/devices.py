@@ -17,8 +17,7 @@ from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
 from lanewise.scheduler.costs.estimate import KEPT_SAMPLES
 from lanewise.scheduler.costs.file import MeasuredModel
 from lanewise.scheduler.costs.table import CostTable, bucket_of
-from lanewise.scheduler.decisions import LaneId
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 
 ROWS = ((1, 1, 1), (1, 4, 32), (128, 128, 128))
 """Least, preferred and most rows of the profiles: somebody waits; moderate load; bulk work."""

@@ -26,9 +26,8 @@ from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.model.tensors import Shape
 from lanewise.scheduler.costs.file import HostCosts, MeasuredModel, load_costs, save_costs
 from lanewise.scheduler.costs.table import CostTable, bucket_of
-from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.policy.interface import Policy
 from lanewise.settings.server import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.simulator.simulation import simulate

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from benchmarks.scheduler import devices
 from benchmarks.scheduler.scenarios import ROWS, SHARES
-from lanewise.scheduler.backlog import Backlog, Waiting
+from lanewise.scheduler.backlog import Backlog
 from lanewise.scheduler.costs.file import MeasuredModel
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.policy.interface import Choice, GiveUp, Policy
+from lanewise.scheduler.policy.interface import Policy
+from lanewise.scheduler.request import End, Launch, Request
 from lanewise.simulator.simulation import MakePolicy, simulate
 from lanewise.simulator.traffic import Arrival
 
@@ -89,21 +90,17 @@ class _OneAtATime:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._wakeup_ns: int | None = None
+        self.wakeup_ns: int | None = None
 
-    @property
-    def wakeup_ns(self) -> int | None:
-        return self._wakeup_ns
-
-    def choose(self, backlog: Backlog, now_ns: int) -> Choice | GiveUp | None:
-        self._wakeup_ns = None
+    def choose(self, backlog: Backlog, now_ns: int) -> Launch | End | None:
+        self.wakeup_ns = None
         if any(lane.in_flight for lane in backlog.lanes):
             return None
         choice = self._policy.choose(backlog, now_ns)
-        self._wakeup_ns = self._policy.wakeup_ns
+        self.wakeup_ns = self._policy.wakeup_ns
         return choice
 
-    def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
+    def needed_ns(self, backlog: Backlog, waiting: Request, now_ns: int) -> int:
         return self._policy.needed_ns(backlog, waiting, now_ns)
 
 

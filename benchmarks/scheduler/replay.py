@@ -15,6 +15,7 @@ from lanewise.errors import DeadlineExpired, Overloaded
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, Shape
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.request import RequestOptions
 from lanewise.simulator.outcomes import Outcomes
 from lanewise.simulator.traffic import Arrival
 
@@ -100,7 +101,9 @@ class _Run:
         if arrival.timeout_ns is not None:
             options["deadline_ns"] = due_ns + arrival.timeout_ns
         try:
-            result = await self._dispatcher.submit(self._inputs.of(arrival.shapes), **options)
+            result = await self._dispatcher.submit(
+                self._inputs.of(arrival.shapes), RequestOptions(**options)
+            )
         except DeadlineExpired:
             self.outcomes.expire(number)
         except Overloaded:

@@ -30,6 +30,7 @@ from lanewise.memory.regions import Regions
 from lanewise.model.regions import RegionKind, RegionSlice, RegionTensor, SystemRegion
 from lanewise.model.tensors import DeviceArray, DType
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.request import RequestOptions
 from lanewise.settings.model import read_model_settings
 from lanewise_client import Client, InvalidRegion, Unsupported
 from lanewise_client.protos import inference_pb2 as pb
@@ -145,8 +146,8 @@ def test_requests_with_and_without_regions_get_the_same_outputs(loaded):
         dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=100, regions=regions)
         await dispatcher.warm_up()
         for rows in (1, 32, 100, 128):
-            by_region = dispatcher.submit({"X": lying(rows)}, profile="offline")
-            by_array = dispatcher.submit({"X": images()[:rows]}, profile="offline")
+            by_region = dispatcher.submit({"X": lying(rows)}, RequestOptions(profile="offline"))
+            by_array = dispatcher.submit({"X": images()[:rows]}, RequestOptions(profile="offline"))
             got, expected = await asyncio.gather(by_region, by_array)
             np.testing.assert_allclose(
                 got.outputs["logits"], expected.outputs["logits"], rtol=1e-3, atol=1e-3

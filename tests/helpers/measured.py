@@ -9,8 +9,7 @@ from lanewise.clock import NS_PER_MS
 from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.costs.file import HostCosts, MeasuredModel
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.decisions import LaneId
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 
 SCALAR_BUCKET = 0
 """Of rows with a single element, as those of `mission_model`."""

@@ -19,7 +19,7 @@ from helpers.transports import tested_transport
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.errors import UnknownTensor
 from lanewise.memory.regions import Regions
-from lanewise.model.regions import NOWHERE, RegionCalls, RegionSlice, RegionTensor
+from lanewise.model.regions import RegionCalls, RegionSlice, RegionTensor
 from lanewise.model.runner_status import GraphCounts, RunnerMemory
 from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DYNAMIC, Array, DType, Shape, TensorSpec
@@ -29,6 +29,7 @@ from lanewise.rpc.inference.observer import IgnoreRequests, RequestObserver
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.costs.report import CostReport, LaunchCost, PairCost
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import (
     CandidateReport,
     InferResult,
@@ -122,14 +123,9 @@ class EchoLanes:
     async def submit(
         self,
         inputs: Mapping[str, Array | RegionTensor],
-        *,
-        deadline_ns: int | None = None,
-        profile: str | int | None = None,
-        priority: int = 0,
-        target_ns: int | None = None,
-        placements: Mapping[str, RegionSlice] = NOWHERE,
+        options: RequestOptions = NO_OPTIONS,
     ) -> InferResult:
-        submission = Submission(dict(inputs), deadline_ns, profile, priority, target_ns, placements)
+        submission = Submission(dict(inputs), *options)
         self.submissions.append(submission)
         self.arrivals.put_nowait(submission)
         try:
@@ -151,14 +147,14 @@ class EchoLanes:
         self,
         inputs: Mapping[str, Array],
         when_ended: Callable[[InferResult | None, BaseException | None], None],
-        **urgency: object,
+        options: RequestOptions = NO_OPTIONS,
     ) -> Callable[[], None]:
         def end(task: asyncio.Task[InferResult]) -> None:
             if not task.cancelled():
                 error = task.exception()
                 when_ended(None if error else task.result(), error)
 
-        task = asyncio.get_running_loop().create_task(self.submit(inputs, **urgency))
+        task = asyncio.get_running_loop().create_task(self.submit(inputs, options))
         task.add_done_callback(end)
         return task.cancel
 

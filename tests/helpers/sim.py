@@ -7,23 +7,15 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from lanewise.clock import NS_PER_MS
+from lanewise.errors import DeadlineExpired
 from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.costs.table import CostTable, bucket_of
-from lanewise.scheduler.decisions import (
-    Complete,
-    Decision,
-    Expire,
-    Fail,
-    LaneId,
-    Launch,
-    Reject,
-)
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy.interface import Policy
-from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, Decision, End, Launch, Request
 
 
 def profile(
@@ -69,6 +61,10 @@ def mission_costs() -> CostTable:
         for rows, ms in by_rows.items():
             costs.record(profile_index, rows, bucket_of([()]), round(ms * NS_PER_MS))
     return costs
+
+
+class LaunchFailed(Exception):
+    """What the requests of a launch get that failed."""
 
 
 class Simulation:
@@ -122,9 +118,9 @@ class Simulation:
         self.log: list[str] = []
         self.launches: list[Launch] = []
         self.launched_at_ns: list[int] = []
-        self.ended_at_ns: dict[int, int] = {}
-        self.ends: dict[RequestId, list[str]] = {}
-        self.requests: dict[RequestId, QueuedRequest] = {}
+        self.ended_at_ns: dict[Launch, int] = {}
+        self.ends: dict[int, list[str]] = {}
+        self.requests: dict[int, Request] = {}
         self._exec_ms = exec_ms
         self._fails = fails
         self._ids = itertools.count()
@@ -141,34 +137,34 @@ class Simulation:
         target_ms: float = DEFAULT_TARGET_NS / NS_PER_MS,
         priority: int = 1,
         pin: str | int | None = None,
-    ) -> RequestId:
+    ) -> int:
         """Have a request of shape (rows, *item) arrive; its id counts from 0."""
-        request_id = RequestId(next(self._ids))
+        request_id = next(self._ids)
         route = self.core.router.route({"X": (rows, *item)}, pin)
         at_ns = int(at_ms * NS_PER_MS)
         deadline_ns = None if timeout_ms is None else at_ns + int(timeout_ms * NS_PER_MS)
         target_ns = int(target_ms * NS_PER_MS)
-        request = QueuedRequest(
-            request_id,
+        request = Request(
             route,
             route.shapes,
             deadline_ns,
             target_ns,
             priority,
-            self.core.router.shapes_of_any_length(route),
+            route.of_any_length,
+            payload=request_id,
         )
         self.requests[request_id] = request
         self.ends[request_id] = []
         self.at(at_ms, lambda: self.core.arrive(request, self.now_ns))
         return request_id
 
-    def cancel(self, at_ms: float, request_id: RequestId) -> None:
+    def cancel(self, at_ms: float, request_id: int) -> None:
         """Have the client give a request up."""
 
         def give_up() -> list[Decision]:
             if not self.ends[request_id]:
                 self._end(request_id, "cancel")
-            return self.core.cancel(request_id, self.now_ns)
+            return self.core.cancel(self.requests[request_id], self.now_ns)
 
         self.at(at_ms, give_up)
 
@@ -178,9 +174,9 @@ class Simulation:
         def lose() -> list[Decision]:
             self._lost.add(lane_id)
             decisions = []
-            for launch, _ in list(self.core.lanes[lane_id].in_flight):
-                self.ended_at_ns[launch.launch_id] = self.now_ns
-                decisions += self.core.retire(launch.launch_id, self.now_ns)
+            for launch in list(self.core.lanes[lane_id].in_flight):
+                self.ended_at_ns[launch] = self.now_ns
+                decisions += self.core.retire(launch, self.now_ns, LaunchFailed)
             return decisions
 
         self.at(at_ms, lose)
@@ -210,7 +206,7 @@ class Simulation:
             if wakeup_ns is None or wakeup_ns > self.now_ns:
                 assert not self.core.tick(self.now_ns), "something that was due was left undone"
 
-    def ends_of(self, kind: str) -> list[RequestId]:
+    def ends_of(self, kind: str) -> list[int]:
         """The requests that ended in `kind`: complete, fail, reject, expire or cancel."""
         return [request_id for request_id, ends in self.ends.items() if ends == [kind]]
 
@@ -222,7 +218,7 @@ class Simulation:
     @property
     def mean_batch(self) -> float:
         """Mean number of request parts in a launch."""
-        return sum(len(launch.slices) for launch in self.launches) / len(self.launches)
+        return sum(len(launch.parts) for launch in self.launches) / len(self.launches)
 
     def _measure(self, lane: Lane, exec_ms: Callable[[int, int], float]) -> None:
         """Put into the cost table what a warm-up would find out."""
@@ -239,22 +235,22 @@ class Simulation:
         match decision:
             case Launch():
                 self._launch(decision)
-            case Complete(request_id):
-                self._end(request_id, "complete")
-            case Fail(request_id):
-                self._end(request_id, "fail")
-            case Reject(request_id, error):
-                self._end(request_id, "reject", type(error).__name__)
-            case Expire(request_id, needed_ns):
+            case End(request=request, error=None):
+                self._end(request.payload, "complete")
+            case End(request=request, error=LaunchFailed()):
+                self._end(request.payload, "fail")
+            case End(request=request, error=DeadlineExpired(), needed_ns=needed_ns):
                 needs = f"needs {needed_ns / NS_PER_MS:.3f} ms" if needed_ns else ""
-                self._end(request_id, "expire", needs)
+                self._end(request.payload, "expire", needs)
+            case End(request=request, error=error):
+                self._end(request.payload, "reject", type(error).__name__)
 
     def _launch(self, launch: Launch) -> None:
-        lane = self.core.lanes[launch.lane_id]
+        lane = launch.lane
         failed = self._fails(len(self.launches))
         self.launches.append(launch)
         self.launched_at_ns.append(self.now_ns)
-        parts = ",".join(f"{part.request_id}" for part in launch.slices)
+        parts = ",".join(f"{request.payload}" for request, _, _ in launch.parts)
         self._write(
             f"launch {lane.profile.name} rows={launch.rows} padded={launch.padded_rows} "
             f"requests={parts} {launch.reason.value}"
@@ -262,19 +258,19 @@ class Simulation:
         took_ns = int(self._exec_ms(lane.profile.index, launch.padded_rows) * NS_PER_MS)
 
         def finish() -> list[Decision]:
-            self.ended_at_ns.setdefault(launch.launch_id, self.now_ns)
-            if all(one is not launch for one, _ in lane.in_flight):
+            self.ended_at_ns.setdefault(launch, self.now_ns)
+            if launch not in lane.in_flight:
                 return []
-            if launch.lane_id in self._lost:
-                return self.core.retire(launch.launch_id, self.now_ns)
-            return self.core.finish(launch.launch_id, self.now_ns, failed=failed)
+            if lane.lane_id in self._lost:
+                return self.core.retire(launch, self.now_ns, LaunchFailed)
+            return self.core.finish(launch, self.now_ns, LaunchFailed if failed else None)
 
         # Launches on one lane are executed one after the other.
-        starts_ns = max(self.now_ns, self._free_ns.get(launch.lane_id, 0))
-        self._free_ns[launch.lane_id] = starts_ns + took_ns
+        starts_ns = max(self.now_ns, self._free_ns.get(lane.lane_id, 0))
+        self._free_ns[lane.lane_id] = starts_ns + took_ns
         self._push(starts_ns + took_ns, finish)
 
-    def _end(self, request_id: RequestId, kind: str, detail: str = "") -> None:
+    def _end(self, request_id: int, kind: str, detail: str = "") -> None:
         self.ends[request_id].append(kind)
         self._write(f"{kind} {request_id} {detail}".rstrip())
 

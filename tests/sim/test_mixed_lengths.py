@@ -16,8 +16,7 @@ from lanewise.model.spec import ModelSpec, Padding
 from lanewise.scheduler.backlog import StackQueue
 from lanewise.scheduler.costs.file import HostCosts, MeasuredModel, load_costs, save_costs
 from lanewise.scheduler.costs.table import CostTable, bucket_of
-from lanewise.scheduler.decisions import LaneId
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.policy.mixing import cheapest_groups
 from lanewise.scheduler.policy.prices import Prices
 from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
@@ -99,8 +98,8 @@ def test_a_launch_has_the_least_length_that_holds_all_its_requests(policy, arriv
 
     assert len(sim.ends_of("complete")) == len(arrivals)
     for launch in sim.launches:
-        admitted = sim.core.lanes[launch.lane_id].profile
-        longest = max(sim.requests[part.request_id].route.length for part in launch.slices)
+        admitted = launch.lane.profile
+        longest = max(request.route.length for request, _, _ in launch.parts)
         assert launch.length == admitted.padded_length(longest) >= longest
 
 
@@ -151,7 +150,7 @@ def test_a_short_request_that_has_no_time_for_a_long_launch_goes_alone():
 
     sim.run()
 
-    (launch,) = [one for one in sim.launches if one.slices[0].request_id == urgent]
+    (launch,) = [one for one in sim.launches if one.parts[0][0].payload == urgent]
     assert (launch.length, launch.rows) == (16, 1)
 
 

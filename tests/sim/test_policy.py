@@ -11,7 +11,7 @@ from lanewise.clock import NS_PER_MS
 from lanewise.scheduler.costs.estimate import KEPT_SAMPLES
 from lanewise.scheduler.costs.table import bucket_of
 from lanewise.scheduler.policy.cost_aware import REPLAN_NS
-from lanewise.scheduler.request import PRIORITY_STEP_NS, RequestId
+from lanewise.scheduler.request import PRIORITY_STEP_NS
 
 MISSION_MS = {
     0: {1: 0.8},
@@ -51,7 +51,7 @@ def narrow_and_wide(exec_ms: Mapping[str, float]) -> Simulation:
 
 def served(sim: Simulation) -> list[int]:
     """The requests, in the order in which their launches started."""
-    return [part.request_id for launch in sim.launches for part in launch.slices]
+    return [request.payload for launch in sim.launches for request, _, _ in launch.parts]
 
 
 # Which lane
@@ -194,8 +194,7 @@ def test_a_request_larger_than_every_profile_is_split_and_ends_once():
         "2.000 launch offline rows=33 padded=128 requests=0 idle",
         "3.000 complete 0",
     ]
-    parts = [launch.slices[0] for launch in sim.launches]
-    assert [(part.first_row, part.rows) for part in parts] == [(0, 128), (128, 128), (256, 33)]
+    assert [launch.parts[0][1:] for launch in sim.launches] == [(0, 128), (128, 128), (256, 33)]
     assert sim.ends[big] == ["complete"]
 
 
@@ -469,7 +468,7 @@ def test_an_idle_server_tries_what_it_thinks_too_long_now_and_then_and_so_learns
 
     sim.run()
 
-    ends = [sim.ends[RequestId(i)] for i in range(400)]
+    ends = [sim.ends[i] for i in range(400)]
     assert ends[:5] == [["complete"], ["expire"], ["expire"], ["expire"], ["expire"]]
     assert ends[200:] == [["complete"]] * 200
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.sim import Simulation, model, profile
 from lanewise.errors import NoProfileAdmits
 from lanewise.model.spec import ModelSpec
-from lanewise.scheduler.decisions import Launch
+from lanewise.scheduler.request import Launch
 from lanewise.simulator.rivals import POLICIES
 from lanewise.simulator.rivals.tf_serving import TfServingPolicy
 from lanewise.simulator.rivals.triton import TritonPolicy
@@ -142,17 +142,17 @@ def test_every_request_ends_exactly_once(policy, scenario):
 def test_no_launch_exceeds_its_profile_or_mixes_shapes(policy, scenario):
     sim = play(scenario, policy)
     for launch in sim.launches:
-        limits = sim.core.lanes[launch.lane_id].profile
-        requests = [sim.requests[part.request_id] for part in launch.slices]
+        limits = launch.lane.profile
+        requests = [request for request, _, _ in launch.parts]
         assert limits.rows.min <= launch.padded_rows <= limits.rows.max
-        assert sum(part.rows for part in launch.slices) == launch.rows <= launch.padded_rows
+        assert sum(rows for _, _, rows in launch.parts) == launch.rows <= launch.padded_rows
         assert len({request.stack_key for request in requests}) == 1
         for request in requests:
             (item,) = request.route.shapes[0]
             x = limits.ranges["X"]
             assert x.min[1] <= item <= x.max[1]
             assert limits.index in request.route.fits
-    event(f"lanes used: {len({launch.lane_id for launch in sim.launches})}")
+    event(f"lanes used: {len({launch.lane.lane_id for launch in sim.launches})}")
 
 
 @checked
@@ -160,9 +160,8 @@ def test_no_launch_exceeds_its_profile_or_mixes_shapes(policy, scenario):
 def test_no_launch_starts_past_a_deadline(policy, scenario):
     sim = play(scenario, policy)
     for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
-        for part in launch.slices:
-            deadline_ns = sim.requests[part.request_id].deadline_ns
-            assert deadline_ns is None or at_ns < deadline_ns
+        for request, _, _ in launch.parts:
+            assert request.deadline_ns is None or at_ns < request.deadline_ns
 
 
 @checked
@@ -171,9 +170,9 @@ def test_no_lane_holds_more_launches_than_its_depth(policy, scenario):
     sim = play(scenario, policy)
     ends_ns: dict[int, list[int]] = {}
     for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True):
-        in_flight = [end for end in ends_ns.get(launch.lane_id, []) if end > at_ns]
+        in_flight = [end for end in ends_ns.get(launch.lane.lane_id, []) if end > at_ns]
         assert len(in_flight) < scenario["depth"]
-        ends_ns[launch.lane_id] = [*in_flight, sim.ended_at_ns[launch.launch_id]]
+        ends_ns[launch.lane.lane_id] = [*in_flight, sim.ended_at_ns[launch]]
 
 
 @checked
@@ -181,7 +180,7 @@ def test_no_lane_holds_more_launches_than_its_depth(policy, scenario):
 def test_only_the_row_counts_of_a_lane_are_executed(policy, scenario):
     sim = play(scenario, policy)
     for launch in sim.launches:
-        counts = sim.core.lanes[launch.lane_id].row_counts
+        counts = launch.lane.row_counts
         assert not counts or launch.padded_rows in counts
 
 
@@ -191,8 +190,8 @@ def test_rows_of_a_completed_request_are_launched_once_each(policy, scenario):
     sim = play(scenario, policy)
     launched: dict[int, list[tuple[int, int]]] = {}
     for launch in sim.launches:
-        for part in launch.slices:
-            launched.setdefault(part.request_id, []).append((part.first_row, part.rows))
+        for request, first_row, rows in launch.parts:
+            launched.setdefault(request.payload, []).append((first_row, rows))
     for request_id in sim.ends_of("complete"):
         next_row = 0
         for first_row, rows in sorted(launched[request_id]):

@@ -17,9 +17,8 @@ from helpers.measured import measured_model
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.scheduler.costs.file import HostCosts, MeasuredModel
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.simulator.outcomes import Outcomes
 from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.simulation import simulate
@@ -97,7 +96,7 @@ def test_requests_are_sent_in_order_and_none_before_its_time():
 
 
 def test_a_request_that_is_sent_late_waited_since_it_was_due(tmp_path):
-    def hold_up(_arrived: object) -> None:
+    def hold_up(*_arrived: object) -> None:
         SystemClock().block_for(50 * NS_PER_MS)  # the second is due meanwhile
 
     two = [Arrival(0, ((1, 1),), kind="first"), Arrival(1, ((1, 1),), kind="second")]

@@ -42,7 +42,7 @@ def test_first_fit_takes_the_first_profile_that_admits_the_rows():
 
     sim.run()
 
-    assert [launch.lane_id for launch in sim.launches] == [0, 0, 0]
+    assert [launch.lane.lane_id for launch in sim.launches] == [0, 0, 0]
 
 
 def test_first_fit_waits_for_the_lane_that_fits_first_and_lets_the_same_shape_join():
@@ -179,7 +179,7 @@ def test_triton_takes_the_profile_of_least_distance(as_coded, lane):
 
     sim.run()
 
-    assert [launch.lane_id for launch in sim.launches] == [lane]
+    assert [launch.lane.lane_id for launch in sim.launches] == [lane]
 
 
 def test_tf_serving_has_a_queue_for_each_shape_and_serves_them_in_turn():

@@ -18,7 +18,7 @@ def test_a_shape_that_one_profile_alone_admits_is_served_by_it_however_many_come
     sim.run()
 
     assert len(sim.ends_of("complete")) == 16
-    assert {launch.lane_id for launch in sim.launches} == {1}
+    assert {launch.lane.lane_id for launch in sim.launches} == {1}
     assert all(launch.rows <= 8 for launch in sim.launches)
 
 
@@ -31,7 +31,7 @@ def test_among_profiles_that_admit_it_a_shape_takes_the_one_tuned_nearest():
 
     sim.run()
 
-    assert [launch.lane_id for launch in sim.launches] == [0, 1]
+    assert [launch.lane.lane_id for launch in sim.launches] == [0, 1]
 
 
 def test_seven_profiles_are_all_used():
@@ -42,7 +42,7 @@ def test_seven_profiles_are_all_used():
 
     sim.run()
 
-    assert [launch.lane_id for launch in sim.launches] == list(range(7))
+    assert [launch.lane.lane_id for launch in sim.launches] == list(range(7))
 
 
 def mean_batch_of_first_in_first_out(shapes: list[int]) -> float:
@@ -80,6 +80,6 @@ def test_no_shape_is_starved_by_a_popular_one():
     started = next(
         at_ns
         for at_ns, launch in zip(sim.launched_at_ns, sim.launches, strict=True)
-        if launch.slices[0].request_id == rare
+        if launch.parts[0][0].payload == rare
     )
     assert started <= 58e6, "it waits for at most the launches that were due before it"

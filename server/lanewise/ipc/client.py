@@ -35,11 +35,12 @@ from lanewise.ipc.messages import (
 )
 from lanewise.ipc.tensors import TensorReader, TensorWriter
 from lanewise.ipc.threads import on_loop
-from lanewise.model.regions import NOWHERE, Region, RegionKind, RegionSlice, RegionTensor
+from lanewise.model.regions import Region, RegionKind, RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, Shape
 from lanewise.scheduler.costs.report import CostReport
 from lanewise.scheduler.registry import ModelRegistry, ServedModel
+from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import InferResult, LanesStatus, RouteReport
 
 _log = structlog.get_logger(__name__)
@@ -183,15 +184,14 @@ class _Session:
         self,
         model: int,
         inputs: list[Array],
-        urgency: tuple[int | None, str | int | None, int, int | None],
         in_regions: tuple[RegionTensor | None, ...],
-        placements: Mapping[str, RegionSlice],
+        options: RequestOptions,
     ) -> Result:
         """Run a request; see `Infer`."""
         self._require_engine()
         packed = self._writer.pack(inputs)
         call = next(self._calls)
-        message = Infer(call, model, packed, *urgency, in_regions, dict(placements))
+        message = Infer(call, model, packed, in_regions, options)
         result: Result = await self._send(call, message)
         return result
 
@@ -292,19 +292,11 @@ class RemoteLanes:
         self.lost_profiles = lost_profiles
 
     async def submit(
-        self,
-        inputs: Mapping[str, Array | RegionTensor],
-        *,
-        deadline_ns: int | None = None,
-        profile: str | int | None = None,
-        priority: int = 0,
-        target_ns: int | None = None,
-        placements: Mapping[str, RegionSlice] = NOWHERE,
+        self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
     ) -> InferResult:
         """See `Lanes.submit`."""
         arrays, in_regions = _apart([inputs[tensor.name] for tensor in self.spec.inputs])
-        urgency = (deadline_ns, profile, priority, target_ns)
-        result = await self._session.infer(self._model, arrays, urgency, in_regions, placements)
+        result = await self._session.infer(self._model, arrays, in_regions, options)
         outputs = self._session.read(result, self.spec)
         launches = tuple(read_report(launch, self.spec) for launch in result.launches)
         return InferResult(outputs, launches, result.was_cold, result.placed)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lanewise.ipc.tensors import Packed
-from lanewise.model.regions import RegionSlice, RegionTensor
+from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.registry import ModelState
+from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import LaunchReport
 
 Question = Literal["status", "costs", "route"]
@@ -24,18 +25,13 @@ class Infer(NamedTuple):
         model: position among the models the engine told of.
         inputs: in the order of the model's, but for those in regions.
         in_regions: by input of the model, what lies in a region; empty if nothing does.
-        placements: where outputs shall lie, by name.
     """
 
     call: int
     model: int
     inputs: Packed
-    deadline_ns: int | None
-    profile: str | int | None
-    priority: int
-    target_ns: int | None
     in_regions: tuple[RegionTensor | None, ...]
-    placements: Mapping[str, RegionSlice]
+    options: RequestOptions
 
 
 class Ask(NamedTuple):

@@ -209,11 +209,7 @@ class _Session:
             cancel = lanes.begin(
                 inputs,
                 functools.partial(self._end, call, lanes),
-                deadline_ns=message.deadline_ns,
-                profile=message.profile,
-                priority=message.priority,
-                target_ns=message.target_ns,
-                placements=message.placements,
+                message.options,
             )
             if call in self._open:
                 self._open[call] = cancel

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Protocol
 
 from lanewise.model.tensors import DType, Shape
@@ -50,7 +49,7 @@ class RegionTensor:
     shape: Shape
 
 
-NOWHERE: Mapping[str, RegionSlice] = MappingProxyType({})
+NO_PLACEMENTS: Mapping[str, RegionSlice] = {}
 """The placements of a request whose outputs all come back with its result."""
 
 

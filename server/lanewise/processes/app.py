@@ -24,9 +24,8 @@ from lanewise.processes.signals import SignalWatch, leave_at_once, watch_on_main
 from lanewise.scheduler.costs.file import MeasuredModel
 from lanewise.scheduler.costs.folder import CostFolder
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.dispatcher import Dispatcher, lanes_of
+from lanewise.scheduler.dispatcher import Dispatcher, WhenArrived, lanes_of
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
-from lanewise.scheduler.request import ArrivedRequest
 from lanewise.settings.model import read_model_settings
 from lanewise.settings.server import ServerSettings, require_free_port
 from lanewise.simulator.trace import TraceWriter
@@ -287,7 +286,7 @@ class App:
             profiles=[_describe(profile, loaded.spec) for profile in loaded.spec.profiles],
         )
 
-    def _record_trace(self, spec: ModelSpec) -> Callable[[ArrivedRequest], None] | None:
+    def _record_trace(self, spec: ModelSpec) -> WhenArrived | None:
         """Begin the trace of a model, in a file of its own for each start of the server.
 
         Raises:

@@ -43,6 +43,9 @@ class ColdShapes:
         clock: the time of deadlines.
         when_lost: called when the device turns out to be lost.
         max_waiting: requests that may wait at a time.
+
+    Attributes:
+        can_be_cold: whether `warm_route` needs to be asked: whether shapes can differ at all.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class ColdShapes:
         for runner in runners:
             if _admits_several_shapes(runner.profile, spec):  # the only one is warm from the start
                 self._runners.setdefault(runner.profile.index, []).append(runner)
+        self.can_be_cold = bool(self._runners)
         self._max_waiting = max_waiting
         self._retry_ns: dict[_Key, int] = {}
         self._pending: dict[_Key, asyncio.Task[None]] = {}
@@ -77,8 +81,6 @@ class ColdShapes:
         Raises:
             QueueFull: too many shapes wait to be prepared, and none is warm.
         """
-        if not self._runners:
-            return route
         executed = {index: self._executed(index, route, shapes) for index in route.fits}
         warm = tuple(i for i in route.fits if self._is_warm(i, executed[i]))
         for index in route.fits:

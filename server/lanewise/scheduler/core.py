@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from lanewise.errors import Draining, QueueFull, RunnerLost, ServingError
+from lanewise.clock import NS_PER_MS
+from lanewise.errors import DeadlineExpired, Draining, QueueFull, RunnerLost, ServingError
 from lanewise.model.spec import ModelSpec
-from lanewise.scheduler.backlog import Backlog, Waiting
+from lanewise.scheduler.backlog import Backlog
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.decisions import (
-    Complete,
-    Decision,
-    Expire,
-    Fail,
-    Launch,
-    LaunchId,
-    Reject,
-    Slice,
-)
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy.interface import Choice, GiveUp, Policy
-from lanewise.scheduler.request import PRIORITY_STEP_NS, QueuedRequest, RequestId
+from lanewise.scheduler.policy.interface import Policy
+from lanewise.scheduler.request import PRIORITY_STEP_NS, Decision, End, Launch, Part, Request
 from lanewise.scheduler.routing import Route, Router
 
 TRY_EVERY_NS = 100_000_000
@@ -37,8 +28,8 @@ class Scheduler:
     """Decides which requests run where and when. Does no I/O and reads no clock.
 
     Methods take the current time and return decisions in the order they must be carried
-    out. `now_ns` never goes backwards between calls. A request ends exactly once: by
-    Complete, Fail, Reject, Expire, or its own cancel().
+    out. `now_ns` never goes backwards between calls. A request ends exactly once: by an End or
+    by its own cancel().
 
     Args:
         lanes: each lane's id must be its position.
@@ -64,93 +55,119 @@ class Scheduler:
         self._costs = costs
         self._max_queue_requests = max_queue_requests
         self._live_profiles = {lane.profile.index for lane in self.lanes}
+        self._has_every_profile = len(self._live_profiles) == len(spec.profiles)
         self._backlog = Backlog(self.lanes)
         self._sequence = 0
-        self._last_launch = 0
         self._advanced_ns = 0
         self._tried_ns = -TRY_EVERY_NS
-        self._in_flight: dict[LaunchId, Lane] = {}
-        self._requests: dict[RequestId, Waiting] = {}
-        self._deadlines: list[tuple[int, RequestId]] = []
+        self._in_flight = 0
+        self._requests: set[Request] = set()  # that have not ended
+        self._deadlines: list[tuple[int, int, Request]] = []  # a heap; the number settles ties
 
     @property
     def waiting_requests(self) -> int:
         """Requests that have rows which were not launched."""
         return len(self._backlog)
 
-    def arrive(self, request: QueuedRequest, now_ns: int) -> list[Decision]:
-        """Admit or reject a request, and launch what need not wait."""
+    def arrive(self, request: Request, now_ns: int) -> list[Decision]:
+        """Admit or refuse a request, and launch what need not wait."""
         decisions = self._expire(now_ns)
         refusal = self.admit(request, now_ns)
         return [*decisions, refusal] if refusal else decisions + self._choose(now_ns)
 
-    def admit(self, request: QueuedRequest, now_ns: int) -> Reject | Expire | None:
+    def admit(self, request: Request, now_ns: int) -> End | None:
         """Take in a request, to be launched by the next `tick`, or get why it is refused.
 
         Of requests that come together each is admitted, and then they are launched together.
         """
-        waiting = self._make_waiting(request, now_ns)
-        if error := self._refuse(waiting):
-            return Reject(request.request_id, error)
-        needed_ns = self._policy.needed_ns(self._backlog, waiting, now_ns)
-        if request.deadline_ns is not None:
-            is_late = now_ns + needed_ns >= request.deadline_ns
-            if request.deadline_ns <= now_ns or (is_late and not self._may_try(now_ns)):
-                return Expire(request.request_id, needed_ns)
-            self._remember_deadline(request.deadline_ns, request.request_id)
-        self._requests[request.request_id] = waiting
-        self._backlog.add(waiting)
+        route, deadline_ns = request.route, request.deadline_ns
+        due_ns = now_ns + request.target_ns if deadline_ns is None else deadline_ns
+        request.due_ns = due_ns + (request.priority - 1) * PRIORITY_STEP_NS
+        request.arrived_ns = now_ns
+        request.rows_left = route.rows
+        self._sequence += 1
+        request.number = request.sequence = self._sequence
+        if self._has_every_profile:
+            request.fits, request.owners = route.fits, route.owners
+        else:
+            request.fits = self._live(route.fits)
+            request.owners = self.router.owners(request.fits, route.rows) if request.fits else ()
+        if error := self._find_obstacle(request):
+            return End(request, error, was_admitted=False)
+        needed_ns = self._policy.needed_ns(self._backlog, request, now_ns)
+        if deadline_ns is not None:
+            is_late = now_ns + needed_ns >= deadline_ns
+            if deadline_ns <= now_ns or (is_late and not self._may_try(now_ns)):
+                return self._expired(request, now_ns, needed_ns, was_admitted=False)
+            self._remember_deadline(request, deadline_ns)
+        self._requests.add(request)
+        self._backlog.add(request)
         return None
 
-    def cancel(self, request_id: RequestId, now_ns: int) -> list[Decision]:
+    def cancel(self, request: Request, now_ns: int) -> list[Decision]:
         """End a request, if it has not ended; rows in flight run on and are not delivered."""
-        if waiting := self._requests.get(request_id):
-            self._end(waiting)
+        if request in self._requests:
+            self._forget(request)
         return self.tick(now_ns)
 
     def finish(
-        self, launch_id: LaunchId, now_ns: int, *, failed: bool = False, launching: bool = True
+        self,
+        launch: Launch,
+        now_ns: int,
+        failure: Callable[[], BaseException] | None = None,
+        *,
+        launching: bool = True,
     ) -> list[Decision]:
-        """Take note that a launch is over, and launch what is due.
+        """Record that a launch is over, and launch what is due.
 
-        Not if `launching` is false: then `tick` has to be called soon.
+        Args:
+            launch: in flight.
+            now_ns: the time.
+            failure: if it failed, makes the error of each of its requests.
+            launching: False if `tick` will be called soon.
         """
-        decisions = self._settle(launch_id, now_ns, failed)
+        decisions = self._free_place(launch, now_ns, failure)
         return decisions + self.tick(now_ns) if launching else decisions
 
-    def retire(self, launch_id: LaunchId, now_ns: int) -> list[Decision]:
-        """Take note that a launch has failed because its runner is lost, and retire its lane.
+    def retire(
+        self, launch: Launch, now_ns: int, failure: Callable[[], BaseException]
+    ) -> list[Decision]:
+        """Record that a launch has failed because its runner is lost, and retire its lane.
 
         Other launches in flight on the lane still have to be finished or retired.
         """
-        self._in_flight[launch_id].is_retired = True
-        decisions = self._settle(launch_id, now_ns, failed=True)
+        launch.lane.is_retired = True
+        decisions = self._free_place(launch, now_ns, failure)
         self._live_profiles = {lane.profile.index for lane in self.lanes if not lane.is_retired}
+        self._has_every_profile = len(self._live_profiles) == len(self._spec.profiles)
         return decisions + self._reroute() + self.tick(now_ns)
 
     def tick(self, now_ns: int) -> list[Decision]:
         """Expire and launch what is due."""
-        return self._expire(now_ns) + self._choose(now_ns)
+        if self._deadlines and self._deadlines[0][0] <= now_ns:
+            return self._expire(now_ns) + self._choose(now_ns)
+        return self._choose(now_ns)
 
     def drain(self, now_ns: int) -> list[Decision]:
-        """Reject every request from now on; those that wait are launched without delay."""
+        """Refuse every request from now on; those that wait are launched without delay."""
         self._backlog.draining = self._backlog.lanes_changed = True
         return self.tick(now_ns)
 
     def abandon(self) -> list[Decision]:
-        """Reject every request that has rows waiting: the time to drain is over."""
+        """End every request that has rows waiting: the time to drain is over."""
         decisions: list[Decision] = []
         for waiting in list(self._backlog):
-            self._end(waiting)
+            self._forget(waiting)
             error = Draining("the server stopped before the request could run; try another replica")
-            decisions.append(Reject(waiting.request.request_id, error))
+            decisions.append(End(waiting, error))
         return decisions
 
     def next_wakeup_ns(self) -> int | None:
-        """Tell when `tick` has something to do if nothing else happens before; None for never."""
-        if not self._backlog:
+        """Get when `tick` has something to do if nothing else happens before; None for never."""
+        arrivals = self._backlog.arrivals
+        if not arrivals:
             return None
-        while self._deadlines and self._deadlines[0][1] not in self._backlog.arrivals:
+        while self._deadlines and self._deadlines[0][2] not in arrivals:
             heapq.heappop(self._deadlines)
         due = self._policy.wakeup_ns
         if self._deadlines:
@@ -161,11 +178,12 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself; for tests and simulations."""
         queued = list(self._backlog)
-        assert self._backlog.by_owners == Counter(self._owners(waiting) for waiting in queued)
+        owners = Counter(self.router.owners(waiting.fits, waiting.rows_left) for waiting in queued)
+        assert self._backlog.by_owners == owners
         assert len({waiting.sequence for waiting in queued}) == len(queued)
         assert [w.sequence for w in queued] == sorted(w.sequence for w in queued)
         assert len(self._deadlines) <= 2 * len(self._requests) + MIN_STALE_DEADLINES
-        assert all(w.request.request_id in self._requests for w in queued)
+        assert self._requests.issuperset(queued)
         assert sum(len(queue.entries) for queue in self._backlog.queues.values()) == len(queued)
         for queue in self._backlog.queues.values():
             assert queue.entries, "an empty queue is kept"
@@ -174,15 +192,16 @@ class Scheduler:
             apart = [waiting for entries in queue.by_owners.values() for waiting in entries]
             assert sorted(map(id, apart)) == sorted(map(id, queue.entries))
             assert all(queue.by_owners.values()), "an empty list is kept"
-        for waiting in self._requests.values():
+        for waiting in self._requests:
             assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
-            assert 0 <= waiting.next_row <= waiting.request.route.rows
+            assert 0 <= waiting.next_row == waiting.route.rows - waiting.rows_left
         assert self._backlog.has_room == any(lane.has_room for lane in self.lanes)
+        assert self._in_flight == sum(len(lane.in_flight) for lane in self.lanes)
         for lane in self.lanes:
             assert len(lane.in_flight) <= lane.depth
-            for launch, _ in lane.in_flight:
-                assert self._in_flight[launch.launch_id] is lane
-                assert launch.rows == sum(part.rows for part in launch.slices)
+            for launch in lane.in_flight:
+                assert launch.lane is lane
+                assert launch.rows == sum(rows for _, _, rows in launch.parts)
                 assert launch.rows <= launch.padded_rows
                 limits = lane.profile.rows
                 assert limits.min <= launch.padded_rows <= limits.max
@@ -194,16 +213,16 @@ class Scheduler:
         Otherwise costs that were measured too high would never be put right: what they
         refuse is never launched. Only while nothing else runs or waits, and now and then.
         """
-        if self._in_flight or self._backlog or now_ns < self._tried_ns + TRY_EVERY_NS:
+        if self._in_flight or self._backlog.arrivals or now_ns < self._tried_ns + TRY_EVERY_NS:
             return False
         self._tried_ns = now_ns
         return True
 
-    def _refuse(self, asked: Waiting) -> ServingError | None:
+    def _find_obstacle(self, asked: Request) -> ServingError | None:
         if self._backlog.draining:
             return Draining("the server is draining and takes no new requests; try another replica")
         if not asked.fits:
-            return self._lost(asked.request)
+            return self._lost(asked)
         waiting = self._backlog.by_owners.get(asked.owners, 0)
         if waiting >= self._max_queue_requests:
             names = " or ".join(f"'{self._spec.profiles[i].name}'" for i in asked.owners)
@@ -213,117 +232,113 @@ class Scheduler:
             )
         return None
 
+    def _expired(
+        self, request: Request, now_ns: int, needed_ns: int = 0, *, was_admitted: bool = True
+    ) -> End:
+        """Make the end of a request whose deadline has passed or cannot be met."""
+        title = f"model '{self._spec.name}'"
+        waited_ns = now_ns - request.arrived_ns
+        waited = f"{waited_ns / NS_PER_MS:.1f} ms"
+        if needed_ns:
+            when = f"after {waited} in the queue" if waited_ns else "at arrival"
+            left_ms = max(0, (request.deadline_ns or 0) - now_ns) / NS_PER_MS
+            text = (
+                f"{title}: the deadline cannot be met: {when} the request needs "
+                f"{needed_ns / NS_PER_MS:.1f} ms, and {left_ms:.1f} ms are left; it was not run. "
+                "Allow more time or send less load"
+            )
+        else:
+            text = (
+                f"{title}: the deadline passed after {waited} in the queue, before the request "
+                "could run; allow more time or send less load"
+            )
+        return End(request, DeadlineExpired(text), was_admitted, needed_ns)
+
     def _live(self, fits: tuple[int, ...]) -> tuple[int, ...]:
-        if len(self._live_profiles) == len(self._spec.profiles):
-            return fits
         return tuple(index for index in fits if index in self._live_profiles)
 
-    def _owners(self, waiting: Waiting) -> tuple[int, ...]:
-        return self.router.eligibility(waiting.fits, waiting.rows_left).owners
-
-    def _lost(self, request: QueuedRequest) -> RunnerLost:
+    def _lost(self, request: Request) -> RunnerLost:
         names = ", ".join(f"'{self._spec.profiles[i].name}'" for i in request.route.fits)
         return RunnerLost(
             f"model '{self._spec.name}': every lane that can run the request ({names}) is out "
             "of service; try another replica"
         )
 
-    def _make_waiting(self, request: QueuedRequest, now_ns: int) -> Waiting:
-        due_ns = request.deadline_ns
-        if due_ns is None:
-            due_ns = now_ns + request.target_ns
-        due_ns += (request.priority - 1) * PRIORITY_STEP_NS
-        route = request.route
-        fits = self._live(route.fits)
-        owners = self.router.eligibility(fits, route.rows).owners if fits else ()
-        sequence = self._next_sequence()
-        return Waiting(request, sequence, now_ns, due_ns, fits, route.buckets, owners)
-
-    def _next_sequence(self) -> int:
-        self._sequence += 1
-        return self._sequence
-
-    def _remember_deadline(self, deadline_ns: int, request_id: RequestId) -> None:
+    def _remember_deadline(self, request: Request, deadline_ns: int) -> None:
         """Add to the heap, which is rid of requests that have ended when they are most of it."""
         if len(self._deadlines) >= 2 * len(self._requests) + MIN_STALE_DEADLINES:
-            self._deadlines = [one for one in self._deadlines if one[1] in self._requests]
+            self._deadlines = [one for one in self._deadlines if one[2] in self._requests]
             heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (deadline_ns, request_id))
+        heapq.heappush(self._deadlines, (deadline_ns, request.number, request))
 
-    def _enqueue(self, waiting: Waiting) -> None:
-        waiting.owners = self._owners(waiting)
+    def _enqueue(self, waiting: Request) -> None:
+        waiting.owners = self.router.owners(waiting.fits, waiting.rows_left)
         self._backlog.add(waiting)
 
-    def _dequeue(self, waiting: Waiting) -> None:
-        self._backlog.remove(waiting)
-
-    def _end(self, waiting: Waiting) -> None:
+    def _forget(self, waiting: Request) -> None:
         if waiting.rows_left:
-            self._dequeue(waiting)
-        del self._requests[waiting.request.request_id]
+            self._backlog.remove(waiting)
+        self._requests.remove(waiting)
 
     def _expire(self, now_ns: int) -> list[Decision]:
         decisions: list[Decision] = []
         while self._deadlines and self._deadlines[0][0] <= now_ns:
-            _, request_id = heapq.heappop(self._deadlines)
-            if waiting := self._backlog.arrivals.get(request_id):
-                self._end(waiting)
-                decisions.append(Expire(request_id))
+            _, _, request = heapq.heappop(self._deadlines)
+            if request in self._backlog.arrivals:
+                self._forget(request)
+                decisions.append(self._expired(request, now_ns))
         return decisions
 
     def _choose(self, now_ns: int) -> list[Decision]:
         decisions: list[Decision] = []
-        while self._backlog:
-            choice = self._policy.choose(self._backlog, now_ns)
-            match choice:
-                case None:
-                    break
-                case GiveUp(waiting, needed_ns):
-                    self._end(waiting)
-                    decisions.append(Expire(waiting.request.request_id, needed_ns))
-                case Choice():
-                    decisions.append(self._start(choice, now_ns))
-        self._backlog.changed.clear()
-        self._backlog.lanes_changed = False
+        backlog = self._backlog
+        while backlog.arrivals:
+            choice = self._policy.choose(backlog, now_ns)
+            if choice is None:
+                break
+            if isinstance(choice, Launch):
+                self._start(choice, now_ns)
+            else:
+                self._forget(choice.request)
+                choice = self._expired(choice.request, now_ns, choice.needed_ns)
+            decisions.append(choice)
+        backlog.changed.clear()
+        backlog.lanes_changed = False
         return decisions
 
-    def _start(self, choice: Choice, now_ns: int) -> Launch:
-        lane = choice.lane
-        route = _longest(choice, lane.profile.index)
-        slices = []
-        for waiting, rows in choice.parts:
-            self._dequeue(waiting)
-            slices.append(Slice(waiting.request.request_id, waiting.next_row, rows))
-            waiting.take(rows)
-            if waiting.rows_left:
+    def _start(self, launch: Launch, now_ns: int) -> None:
+        """Complete a launch, and move its rows from the backlog to its lane."""
+        lane, counters = launch.lane, launch.lane.counters
+        index = lane.profile.index
+        for request, _, rows in launch.parts:
+            self._backlog.remove(request)
+            request.next_row += rows
+            request.rows_left -= rows
+            request.launches += 1
+            if request.rows_left:
                 # Behind what waits already: a large request takes turns with the others.
-                waiting.sequence = self._next_sequence()
-                self._enqueue(waiting)
-            lane.counters.queue_ns += now_ns - waiting.arrived_ns
-        rows = sum(part.rows for part in slices)
-        self._last_launch += 1
-        launch = Launch(
-            launch_id=LaunchId(self._last_launch),
-            lane_id=lane.lane_id,
-            slices=tuple(slices),
-            rows=rows,
-            padded_rows=lane.padded(rows),
-            reason=choice.reason,
-            length=route.lengths[lane.profile.index] if route.lengths else 0,
-            bucket=route.buckets[lane.profile.index],
-            predicted_ns=choice.predicted_ns,
-            slowdown=choice.slowdown,
-        )
-        self._advance(now_ns)
-        self._expect(lane, launch, now_ns)
-        lane.in_flight.append((launch, now_ns))
+                self._sequence += 1
+                request.sequence = self._sequence
+                self._enqueue(request)
+            launch.rows += rows
+            counters.queue_ns += now_ns - request.arrived_ns
+        route = _longest(launch.parts, index)
+        launch.launched_ns = now_ns
+        launch.padded_rows = lane.padded(launch.rows)
+        launch.length = route.lengths[index] if route.lengths else 0
+        launch.bucket = route.buckets[index]
+        if self._in_flight:
+            self._advance(now_ns)
+            self._delay_others(launch, now_ns)
+        self._advanced_ns = now_ns
+        lane.expected_end_ns = now_ns + launch.predicted_ns
+        lane.in_flight.append(launch)
+        self._in_flight += 1
         self._backlog.note_lanes()
-        self._in_flight[launch.launch_id] = lane
-        lane.counters.launches += 1
-        lane.counters.requests += len(slices)
-        lane.counters.rows += rows
-        lane.counters.padded_rows += launch.padded_rows
-        return launch
+        counters.launches += 1
+        counters.requests += len(launch.parts)
+        counters.rows += launch.rows
+        counters.padded_rows += launch.padded_rows
 
     def _advance(self, now_ns: int) -> None:
         """Count for every lane what the time since the last call was worth to it.
@@ -333,34 +348,33 @@ class Scheduler:
         """
         elapsed_ns = now_ns - self._advanced_ns
         self._advanced_ns = now_ns
-        if not elapsed_ns or not self._in_flight:
+        if not elapsed_ns:
             return
         running = [lane for lane in self.lanes if lane.in_flight]
-        executed = tuple(
-            [(lane.profile.index, lane.in_flight[0][0].padded_rows) for lane in running]
-        )
+        executed = tuple([(lane.profile.index, lane.in_flight[0].padded_rows) for lane in running])
         for lane, slowdown in zip(running, self._costs.slowdowns(executed), strict=True):
             lane.alone_ns += elapsed_ns / slowdown
 
-    def _expect(self, lane: Lane, launch: Launch, now_ns: int) -> None:
-        """Foresee when a new launch will be over, and how much it delays those beside it."""
-        index, rows, predicted_ns = lane.profile.index, launch.padded_rows, launch.predicted_ns
+    def _delay_others(self, launch: Launch, now_ns: int) -> None:
+        """Foresee how much a new launch delays those beside it."""
+        index, predicted_ns = launch.lane.profile.index, launch.predicted_ns
         for other in self.lanes:
-            if other.in_flight and other is not lane:
-                slowdown = self._costs.beside(other.profile.index, index, rows)
+            if other.in_flight and other is not launch.lane:
+                slowdown = self._costs.beside(other.profile.index, index, launch.padded_rows)
                 left_ns = max(0, other.expected_end_ns - now_ns) * slowdown
                 other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
-        lane.expected_end_ns = now_ns + predicted_ns
 
-    def _settle(self, launch_id: LaunchId, now_ns: int, failed: bool) -> list[Decision]:
+    def _free_place(
+        self, launch: Launch, now_ns: int, failure: Callable[[], BaseException] | None
+    ) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of."""
         self._advance(now_ns)
-        lane = self._in_flight.pop(launch_id)
-        index = next(i for i, (one, _) in enumerate(lane.in_flight) if one.launch_id == launch_id)
-        launch, launched_ns = lane.in_flight.pop(index)
-        lane.counters.execution_ns += now_ns - launched_ns
-        lane.counters.predicted_ns += launch.predicted_ns
-        if not failed:
+        lane, counters = launch.lane, launch.lane.counters
+        lane.in_flight.remove(launch)
+        self._in_flight -= 1
+        counters.execution_ns += now_ns - launch.launched_ns
+        counters.predicted_ns += launch.predicted_ns
+        if failure is None:
             self._costs.record(
                 lane.profile.index,
                 launch.padded_rows,
@@ -368,43 +382,42 @@ class Scheduler:
                 round(lane.alone_ns),
                 lane.waited_ns,
             )
+        else:
+            counters.failed_launches += 1
         lane.alone_ns = 0.0
-        lane.waited_ns = now_ns - lane.in_flight[0][1] if lane.in_flight else 0
+        lane.waited_ns = now_ns - lane.in_flight[0].launched_ns if lane.in_flight else 0
         self._backlog.note_lanes()
-        lane.counters.failed_launches += failed
         decisions: list[Decision] = []
-        for part in launch.slices:
-            waiting = self._requests.get(part.request_id)
-            if waiting is None:
-                lane.counters.orphaned_rows += part.rows
+        for request, _, rows in launch.parts:
+            if request not in self._requests:
+                counters.orphaned_rows += rows
                 continue
-            waiting.launches -= 1
-            if failed:
-                self._end(waiting)
-                decisions.append(Fail(part.request_id))
-            elif not waiting.rows_left and not waiting.launches:
-                self._end(waiting)
-                decisions.append(Complete(part.request_id))
+            request.launches -= 1
+            if failure is not None:
+                self._forget(request)
+                decisions.append(End(request, failure(), was_run=True))
+            elif not request.rows_left and not request.launches:
+                self._requests.remove(request)
+                decisions.append(End(request))
         return decisions
 
     def _reroute(self) -> list[Decision]:
         """Queue every waiting request again, without the profiles that have lost their lanes."""
         decisions: list[Decision] = []
         for waiting in list(self._backlog):
-            self._dequeue(waiting)
+            self._backlog.remove(waiting)
             waiting.fits = self._live(waiting.fits)
             if waiting.fits:
                 self._enqueue(waiting)
             else:
-                del self._requests[waiting.request.request_id]
-                decisions.append(Reject(waiting.request.request_id, self._lost(waiting.request)))
+                self._requests.remove(waiting)
+                decisions.append(End(waiting, self._lost(waiting)))
         return decisions
 
 
-def _longest(choice: Choice, profile: int) -> Route:
+def _longest(parts: Iterable[Part], profile: int) -> Route:
     """Get the route of the request that decides on the shapes which a launch executes."""
-    first = choice.parts[0][0].request.route
-    if not first.lengths:
-        return first
-    routes = (waiting.request.route for waiting, _ in choice.parts)
+    routes = [request.route for request, _, _ in parts]
+    if len(routes) == 1 or not routes[0].lengths:
+        return routes[0]
     return max(routes, key=lambda route: route.lengths[profile])

@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import cast
 
 from lanewise.backends.runner import LoadedModel
 from lanewise.backends.self_check import require_agreement, require_padding
@@ -13,7 +14,7 @@ from lanewise.clock import NS_PER_MS, Clock
 from lanewise.errors import (
     RunnerLost,
 )
-from lanewise.model.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, Shape
 from lanewise.scheduler.cold_shapes import ColdShapes
@@ -22,22 +23,14 @@ from lanewise.scheduler.costs.file import MeasuredModel
 from lanewise.scheduler.costs.measuring import MeasuredLane, measure_costs
 from lanewise.scheduler.costs.report import CostReport, report_costs
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.decisions import (
-    LaneId,
-)
 from lanewise.scheduler.explanation import explain
-from lanewise.scheduler.flow import OVERTIME_S, RequestFlow, Urgency
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.flow import OVERTIME_S, Payload, RequestFlow
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.launching import Inputs, Launcher
 from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy.interface import Policy
-from lanewise.scheduler.region_tensors import (
-    RegionContents,
-    RegionTensors,
-    arrays_of,
-    until_ended,
-)
-from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest
+from lanewise.scheduler.region_tensors import RegionContents, RegionTensors, until_ended
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, NO_OPTIONS, Request, RequestOptions
 from lanewise.scheduler.results import (
     InferResult,
     LanesStatus,
@@ -48,6 +41,10 @@ from lanewise.scheduler.results import (
 from lanewise.scheduler.routing import Route
 from lanewise.scheduler.shape_values import admit_values
 from lanewise.settings.model import SchedulingSettings
+
+WhenArrived = Callable[[Mapping[str, Shape], RequestOptions, int], None]
+"""Told of a request that came: the shape of every input by name, what was asked for, with the
+model's own priority and target where nothing was, and when, on the monotonic clock."""
 
 
 class Dispatcher:
@@ -65,7 +62,8 @@ class Dispatcher:
 
     Attributes:
         when_arrived: called on the event loop for every request that some profile admits,
-            before anything is decided about it; None for nobody. May be set at any time.
+            before anything is decided about it, see `WhenArrived`; None for nobody. May be set at
+            any time.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class Dispatcher:
         self._make_policy = policy
         self._scheduling = scheduling or SchedulingSettings()
         self._clock = clock
-        self.when_arrived: Callable[[ArrivedRequest], None] | None = None
+        self.when_arrived: WhenArrived | None = None
         self._regions = RegionTensors(regions, loaded.spec, loaded.direct_inputs)
         self._is_compiled = loaded.is_compiled
         self._launcher = Launcher(loaded.spec, loaded.runners, clock)
@@ -145,43 +143,19 @@ class Dispatcher:
             self._is_measured = True
 
     async def submit(
-        self,
-        inputs: Mapping[str, Array | RegionTensor],
-        *,
-        deadline_ns: int | None = None,
-        profile: str | int | None = None,
-        priority: int = 0,
-        target_ns: int | None = None,
-        placements: Mapping[str, RegionSlice] = NOWHERE,
+        self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
     ) -> InferResult:
         """Run one request and get its outputs; see `begin`.
 
         Cancelling it frees its place at once.
         """
-
-        def begin(when_ended: WhenEnded) -> Callable[[], None]:
-            return self.begin(
-                inputs,
-                when_ended,
-                deadline_ns=deadline_ns,
-                profile=profile,
-                priority=priority,
-                target_ns=target_ns,
-                placements=placements,
-            )
-
-        return await until_ended(begin)
+        return await until_ended(lambda when_ended: self.begin(inputs, when_ended, options))
 
     def begin(
         self,
         inputs: Mapping[str, Array | RegionTensor],
         when_ended: WhenEnded,
-        *,
-        deadline_ns: int | None = None,
-        profile: str | int | None = None,
-        priority: int = 0,
-        target_ns: int | None = None,
-        placements: Mapping[str, RegionSlice] = NOWHERE,
+        options: RequestOptions = NO_OPTIONS,
     ) -> Callable[[], None]:
         """Begin one request.
 
@@ -191,13 +165,7 @@ class Dispatcher:
                 regions is read once, first of all, but for what the device copies from there.
             when_ended: called once, on the event loop, maybe before this returns; unless it
                 is cancelled.
-            deadline_ns: on the clock's time; the request never starts after it.
-            profile: name or index of the only profile allowed; None for any.
-            priority: 1 for the most important; one that the model does not have, such as
-                0, for the model's default.
-            target_ns: how long it should take if it has no deadline; None for the model's
-                target.
-            placements: where outputs are to be written that shall not come back.
+            options: deadline, pin, priority, target and where to write outputs.
 
         Returns:
             What cancels it, and frees its place at once; without effect when it has ended.
@@ -208,69 +176,57 @@ class Dispatcher:
                 Unavailable, DeadlineExpired, ExecutionFailed, and what is wrong with regions;
                 see `lanewise.errors`.
         """
-        urgency = Urgency(
-            deadline_ns,
-            self._target_ns if target_ns is None else target_ns,
-            self._scheduling.resolve_priority(priority),
-        )
-        arrays = arrays_of(inputs)
-        if arrays is not None and not placements:
-            return self._begin(arrays, when_ended, urgency, profile)
-        shapes = {name: tensor.shape for name, tensor in inputs.items()}
-        self._scheduler.router.route(shapes, profile)  # nothing is read for what cannot run
-
-        def begin(pieces: Inputs, when_run: WhenEnded) -> Callable[[], None]:
-            return self._begin(pieces, when_run, urgency, profile)
-
-        return self._regions.begin(inputs, placements, when_ended, begin)
+        shapes = {}
+        in_regions = bool(options.placements)
+        for name, tensor in inputs.items():
+            shapes[name] = tensor.shape
+            if type(tensor) is RegionTensor:
+                in_regions = True
+        # Before anything is read: not for what cannot run.
+        route = self._scheduler.router.route(shapes, options.profile)
+        if not in_regions:
+            return self._begin(options, route, shapes, cast(Inputs, inputs), when_ended)
+        begin = functools.partial(self._begin, options, route, shapes)
+        return self._regions.begin(inputs, options.placements, when_ended, begin)
 
     def _begin(
         self,
-        inputs: Inputs,
-        when_ended: WhenEnded,
-        urgency: Urgency,
-        profile: str | int | None,
-    ) -> Callable[[], None]:
-        shapes = {name: array.shape for name, array in inputs.items()}
-        route = self._scheduler.router.route(shapes, profile)
-        route = admit_values(route, self.spec, inputs)
-        if self.when_arrived is not None:
-            self.when_arrived(self._describe_arrival(shapes, urgency, profile))
-        warm = self._cold_shapes.warm_route(route, shapes)
-        if warm is None:
-            return self._begin_cold(route, shapes, inputs, urgency, when_ended)
-        return self._flow.begin(warm, inputs, urgency, when_ended)
-
-    def _describe_arrival(
-        self, shapes: Mapping[str, Shape], urgency: Urgency, profile: str | int | None
-    ) -> ArrivedRequest:
-        return ArrivedRequest(
-            shapes,
-            self._clock.now_ns(),
-            urgency.deadline_ns,
-            urgency.target_ns,
-            urgency.priority,
-            profile,
-        )
-
-    def _begin_cold(
-        self,
+        options: RequestOptions,
         route: Route,
         shapes: Mapping[str, Shape],
         inputs: Inputs,
-        urgency: Urgency,
         when_ended: WhenEnded,
     ) -> Callable[[], None]:
+        if self.spec.profiles[0].values:
+            route = admit_values(route, self.spec, inputs)
+        priority = self._scheduling.resolve_priority(options.priority)
+        target_ns = self._target_ns if options.target_ns is None else options.target_ns
+        if self.when_arrived is not None:
+            asked = options._replace(priority=priority, target_ns=target_ns)
+            self.when_arrived(shapes, asked, self._clock.now_ns())
+        payload = Payload(inputs, when_ended)
+        request = Request(route, None, options.deadline_ns, target_ns, priority, None, payload)
+        if self._cold_shapes.can_be_cold:
+            warm = self._cold_shapes.warm_route(route, shapes)
+            if warm is None:
+                return self._begin_cold(request, shapes)
+            request.route = warm
+        return self._flow.begin(request)
+
+    def _begin_cold(self, request: Request, shapes: Mapping[str, Shape]) -> Callable[[], None]:
         """Begin a request as soon as a lane has been prepared for its shapes."""
         cancel_warm: Callable[[], None] | None = None
 
         async def wait_and_begin() -> None:
             nonlocal cancel_warm
             try:
-                warm = await self._cold_shapes.wait(route, shapes, urgency.deadline_ns)
-                cancel_warm = self._flow.begin(warm, inputs, urgency, when_ended, was_cold=True)
+                request.route = await self._cold_shapes.wait(
+                    request.route, shapes, request.deadline_ns
+                )
+                request.payload.was_cold = True
+                cancel_warm = self._flow.begin(request)
             except Exception as error:
-                when_ended(None, error)
+                request.payload.when_ended(None, error)
 
         task = asyncio.get_running_loop().create_task(wait_and_begin())
         self._cold_requests.add(task)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import NoProfileAdmits
 from lanewise.model.tensors import Shape
-from lanewise.scheduler.backlog import Backlog, Waiting
+from lanewise.scheduler.backlog import Backlog
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy.interface import Choice, Policy
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.policy.interface import Policy
+from lanewise.scheduler.request import Launch, Request
 from lanewise.scheduler.results import CandidateReport, PlannedLaunch, RouteReport
 from lanewise.scheduler.routing import Route, Router
 
@@ -74,21 +74,22 @@ def _plan(
     route: Route, fits: tuple[int, ...], lanes: Sequence[Lane], policy: Policy
 ) -> tuple[PlannedLaunch, ...]:
     """List the launches of a request that has the server to itself, one after the other."""
-    request = QueuedRequest(RequestId(0), route, stack_key=())
-    waiting = Waiting(request, 0, 0, request.target_ns, fits, route.buckets)
+    request = Request(route, stack_key=(), fits=fits, rows_left=route.rows)
+    request.due_ns = request.target_ns
     launches = []
-    while waiting.rows_left:
+    while request.rows_left:
         backlog = Backlog(_idle(lanes))
         backlog.draining = True  # nothing else is waited for
-        backlog.add(waiting)
-        choice = policy.choose(backlog, 0)
-        assert isinstance(choice, Choice), "an idle lane that fits is not held back"
-        ((_, rows),) = choice.parts
-        lane = choice.lane
+        backlog.add(request)
+        launch = policy.choose(backlog, 0)
+        assert isinstance(launch, Launch), "an idle lane that fits is not held back"
+        ((_, first_row, rows),) = launch.parts
+        lane = launch.lane
         launches.append(
-            PlannedLaunch(lane.lane_id, lane.profile, waiting.next_row, rows, lane.padded(rows))
+            PlannedLaunch(lane.lane_id, lane.profile, first_row, rows, lane.padded(rows))
         )
-        waiting.take(rows)
+        request.next_row += rows
+        request.rows_left -= rows
     return tuple(launches)
 
 

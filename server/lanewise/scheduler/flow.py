@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,20 +17,12 @@ from lanewise.errors import Draining, ExecutionFailed, RunnerLost, ServingError
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import on_host
 from lanewise.scheduler.core import Scheduler
-from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject
 from lanewise.scheduler.gathering import Gathering
 from lanewise.scheduler.launching import Inputs, Launcher
-from lanewise.scheduler.log_lines import (
-    Refusal,
-    describe_expiry,
-    is_debugged,
-    log_launch,
-    log_refusal,
-)
-from lanewise.scheduler.parts import Outputs, Part, join, own_error, take_rows
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.log_lines import is_debugged, log_launch, log_refusal
+from lanewise.scheduler.parts import Outputs, RowsRun, join, own_error, take_rows
+from lanewise.scheduler.request import Decision, End, Launch, Request
 from lanewise.scheduler.results import LaunchReport, WhenEnded
-from lanewise.scheduler.routing import Route
 
 _log = structlog.get_logger(__name__)
 
@@ -38,27 +30,21 @@ OVERTIME_S = 2.0
 """How long `drain` waits for launches in flight when its grace period is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Urgency:
-    """When a request should be served, see `QueuedRequest`."""
-
-    deadline_ns: int | None
-    target_ns: int
-    priority: int
-
-
 @dataclass(slots=True, eq=False)
-class _Request:
-    """A request that has not ended. `inputs` are only read."""
+class Payload:
+    """What a request brings and gets; the `payload` of its `Request`.
+
+    Attributes:
+        inputs: by name; only read.
+        when_ended: called once, unless the request is cancelled.
+        was_cold: whether it had to wait for its shapes to be compiled for.
+        runs: what launches gave to it so far.
+    """
 
     inputs: Inputs
-    queued: QueuedRequest
     when_ended: WhenEnded
-    arrived_ns: int
-    was_cold: bool
-    is_admitted: bool = False
-    parts: list[Part] = field(default_factory=list)
-    error: BaseException | None = None
+    was_cold: bool = False
+    runs: list[RowsRun] = field(default_factory=list)
 
 
 class RequestFlow:
@@ -89,11 +75,10 @@ class RequestFlow:
         self._clock = clock
         self._when_lane_lost = when_lane_lost
         self._shared = [t.name for t in spec.inputs if t.name not in spec.rowwise]
-        self._requests: dict[RequestId, _Request] = {}
+        self._requests: set[Request] = set()  # that have not ended
         most_ns = min(profile.max_queue_delay_ns for profile in spec.profiles)
         self._gathering = Gathering(self._tick, clock, most_ns)
         self._nothing_open = asyncio.Event()
-        self._last_id = 0
         self._timer: Timer | None = None
         self._timer_ns: int | None = None
 
@@ -102,46 +87,35 @@ class RequestFlow:
         """Requests that have not ended, waiting or in flight."""
         return len(self._requests)
 
-    def begin(
-        self,
-        route: Route,
-        inputs: Inputs,
-        urgency: Urgency,
-        when_ended: WhenEnded,
-        *,
-        was_cold: bool = False,
-    ) -> Callable[[], None]:
-        """Begin a request whose shapes its lanes are warm for; see `Dispatcher.begin`."""
+    def begin(self, request: Request) -> Callable[[], None]:
+        """Begin a request whose shapes its lanes are warm for; see `Dispatcher.begin`.
+
+        Its payload is a `Payload`, and what it may share launches with is set here.
+        """
+        inputs = request.payload.inputs
         for name in self._spec.text_inputs:
             decode_strings(on_host(inputs[name]), name)  # here, where it fails this request alone
-        now_ns = self._clock.now_ns()
-        self._last_id += 1
-        request_id = RequestId(self._last_id)
-        shared = self._shared_contents(inputs)
-        of_any_length = self._scheduler.router.shapes_of_any_length(route)
-        queued = QueuedRequest(
-            request_id,
-            route,
-            (route.shapes, shared),
-            urgency.deadline_ns,
-            urgency.target_ns,
-            urgency.priority,
-            None if of_any_length is None else (of_any_length, shared),
-        )
-        request = _Request(inputs, queued, when_ended, now_ns, was_cold)
-        self._requests[request_id] = request
-        refusal = self._scheduler.admit(queued, now_ns)
+        route = request.route
+        shared: Hashable = ()
+        if not self._spec.batching:
+            shared = None
+        elif self._shared:
+            shared = self._shared_contents(inputs)
+        request.stack_key = (route.shapes, shared)
+        if route.of_any_length is not None:
+            request.padded_key = (route.of_any_length, shared)
+        self._requests.add(request)
+        refusal = self._scheduler.admit(request, self._clock.now_ns())
         if refusal is None:
-            request.is_admitted = True
             self._gathering.note_arrival()
         else:
             self._carry_out((refusal,))
-        return functools.partial(self._cancel, request_id)
+        return functools.partial(self._cancel, request)
 
-    def _cancel(self, request_id: RequestId) -> None:
-        if self._requests.pop(request_id, None) is not None:
-            self._note_end()
-            self._carry_out(self._scheduler.cancel(request_id, self._clock.now_ns()))
+    def _cancel(self, request: Request) -> None:
+        if request in self._requests:
+            self._leave(request)
+            self._carry_out(self._scheduler.cancel(request, self._clock.now_ns()))
 
     async def drain(self, grace_ns: int) -> int:
         """Refuse new requests and run those that wait; see `Dispatcher.drain`."""
@@ -150,55 +124,44 @@ class RequestFlow:
             self._nothing_open.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._nothing_open.wait(), grace_ns / NS_PER_S)
-        rejected = self._scheduler.abandon()
-        self._carry_out(rejected)
+        dropped = self._scheduler.abandon()
+        self._carry_out(dropped)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._launcher.wait_for_all(), OVERTIME_S)
         stuck = list(self._requests)
-        for request_id in stuck:
+        for request in stuck:
             text = "the server stopped before the request was done; try another replica"
-            self._end(request_id, Draining(text))
-        return len(rejected) + len(stuck)
+            self._end(End(request, Draining(text)))
+        return len(dropped) + len(stuck)
 
     def close(self) -> None:
-        """Let no timer go off any more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _shared_contents(self, inputs: Inputs) -> Hashable:
         """Get what must be equal, besides shapes, for two requests to share a launch."""
-        if not self._spec.batching:
-            return None
         shared = (on_host(inputs[name]) for name in self._shared)
         return tuple(
             tuple(array.flat) if array.dtype.hasobject else array.tobytes() for array in shared
         )
 
-    def _carry_out(self, decisions: Iterable[Decision]) -> None:
+    def _carry_out(self, decisions: Sequence[Decision]) -> None:
         launches = []
         for decision in decisions:
-            match decision:
-                case Launch():
-                    launches.append(decision)
-                case Complete(request_id) | Fail(request_id):
-                    self._end(request_id)
-                case Reject(request_id, error):
-                    self._refuse(request_id, error)
-                case Expire(request_id, needed_ns):
-                    self._refuse(request_id, None, needed_ns)
-        self._set_timer()
+            if isinstance(decision, Launch):
+                launches.append(decision)
+            elif decision.request in self._requests:  # otherwise its caller has gone
+                self._end(decision)
+        wakeup_ns = self._scheduler.next_wakeup_ns()
+        if wakeup_ns != self._timer_ns:
+            self._set_timer(wakeup_ns)
         # Last of all: a runner's thread cannot begin before this one lets go of the
         # interpreter lock.
         for launch in launches:
-            self._launcher.launch(launch, self._inputs_of, self._finish)
+            self._launcher.launch(launch, self._finish)
 
-    def _inputs_of(self, request_id: RequestId) -> Inputs:
-        return self._requests[request_id].inputs
-
-    def _set_timer(self) -> None:
-        wakeup_ns = self._scheduler.next_wakeup_ns()
-        if wakeup_ns == self._timer_ns:
-            return
+    def _set_timer(self, wakeup_ns: int | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = wakeup_ns
@@ -212,98 +175,73 @@ class RequestFlow:
         self._carry_out(self._scheduler.tick(self._clock.now_ns()))
 
     def _finish(
-        self,
-        launch: Launch,
-        launched_ns: int,
-        outputs: Outputs | None,
-        error: BaseException | None,
+        self, launch: Launch, now_ns: int, outputs: Outputs | None, error: BaseException | None
     ) -> None:
-        now_ns = self._clock.now_ns()
-        lane = self._scheduler.lanes[launch.lane_id]
         if is_debugged():
-            log_launch(self._spec, lane.profile, launch, now_ns - launched_ns)
+            log_launch(self._spec, launch, now_ns - launch.launched_ns)
         if outputs is not None and (problem := find_misfit(self._spec, outputs, launch.length)):
             outputs, error = None, ExecutionFailed(problem)
-        if outputs is not None:
-            self._deliver(launch, launched_ns, now_ns, outputs)
-            # Requests that are being gathered would go one by one into every lane that gets
-            # free: 32 in flight, one core, grpcio 1.78, more than half of them were launched alone.
-            launching = not self._gathering.is_gathering
-            ends = self._scheduler.finish(launch.launch_id, now_ns, launching=launching)
-            self._carry_out(ends)
+        if outputs is None:
+            self._fail(launch, now_ns, error or ExecutionFailed("the runner returned nothing"))
             return
-        error = error or ExecutionFailed("the runner returned nothing")
+        self._deliver(launch, now_ns, outputs)
+        # Requests that are being gathered would go one by one into every lane that gets
+        # free: 32 in flight, one core, grpcio 1.78, more than half of them were launched alone.
+        launching = not self._gathering.is_gathering
+        self._carry_out(self._scheduler.finish(launch, now_ns, launching=launching))
+
+    def _fail(self, launch: Launch, now_ns: int, error: BaseException) -> None:
+        profile = launch.lane.profile.name
         _log.error(
             "launch failed",
             model=self._spec.name,
             version=self._spec.version,
-            profile=lane.profile.name,
+            profile=profile,
             rows=launch.rows,
             exc_info=error,
         )
-        for part in launch.slices:
-            if request := self._requests.get(part.request_id):
-                request.error = own_error(error, self._spec, lane.profile.name)
+        failure = functools.partial(own_error, error, self._spec, profile)
         if isinstance(error, RunnerLost):
-            self._carry_out(self._scheduler.retire(launch.launch_id, now_ns))
+            self._carry_out(self._scheduler.retire(launch, now_ns, failure))
             self._when_lane_lost(error)
         else:
-            self._carry_out(self._scheduler.finish(launch.launch_id, now_ns, failed=True))
+            self._carry_out(self._scheduler.finish(launch, now_ns, failure))
 
-    def _deliver(self, launch: Launch, launched_ns: int, now_ns: int, outputs: Outputs) -> None:
+    def _deliver(self, launch: Launch, now_ns: int, outputs: Outputs) -> None:
         """Give each request in the launch its rows of the outputs."""
-        lane = self._scheduler.lanes[launch.lane_id]
+        launched_ns = launch.launched_ns
         offset = 0
-        for part in launch.slices:
-            if request := self._requests.get(part.request_id):
-                own = slice(offset, offset + part.rows)
+        for request, first_row, rows in launch.parts:
+            if request in self._requests:
                 report = LaunchReport(
-                    profile=lane.profile,
-                    rows=part.rows,
-                    batch_rows=launch.rows,
-                    padded_rows=launch.padded_rows,
-                    queue_ns=launched_ns - request.arrived_ns,
-                    execution_ns=now_ns - launched_ns,
-                    padded_length=launch.length,
+                    launch.lane.profile,
+                    rows,
+                    launch.rows,
+                    launch.padded_rows,
+                    launched_ns - request.arrived_ns,
+                    now_ns - launched_ns,
+                    launch.length,
                 )
-                mine = take_rows(outputs, own, self._spec, request.queued.route.length)
-                request.parts.append(Part(part.first_row, mine, report))
-            offset += part.rows
+                own = slice(offset, offset + rows)
+                mine = take_rows(outputs, own, self._spec, request.route.length)
+                request.payload.runs.append((first_row, mine, report))
+            offset += rows
 
-    def _end(self, request_id: RequestId, error: ServingError | None = None) -> None:
-        request = self._requests.pop(request_id, None)
-        if request is None:  # its caller has gone
-            return
-        self._note_end()
-        failure: BaseException | None = error or request.error
-        result = None
+    def _end(self, end: End) -> None:
+        """Tell the caller of a request how it has ended."""
+        request, failure, result = end.request, end.error, None
+        self._leave(request)
+        payload: Payload = request.payload
         if failure is None:
             try:
-                result = join(request.parts, self._spec, was_cold=request.was_cold)
+                result = join(payload.runs, self._spec, was_cold=payload.was_cold)
             except ExecutionFailed as misfit:
                 failure = misfit
-        request.when_ended(result, failure)
+        elif not end.was_run and isinstance(failure, ServingError) and is_debugged():
+            log_refusal(self._spec, end, failure, self._clock.now_ns())
+        payload.when_ended(result, failure)
 
-    def _note_end(self) -> None:
+    def _leave(self, request: Request) -> None:
+        self._requests.remove(request)
         if not self._requests:
             self._nothing_open.set()
-
-    def _refuse(
-        self, request_id: RequestId, error: ServingError | None, needed_ns: int = 0
-    ) -> None:
-        """End a request that is not run; without an error, because of its deadline."""
-        request = self._requests.get(request_id)
-        if request is None:  # its caller has gone
-            return
-        now_ns, deadline_ns = self._clock.now_ns(), request.queued.deadline_ns
-        refusal = Refusal(
-            request.queued,
-            waited_ns=now_ns - request.arrived_ns if request.is_admitted else 0,
-            needed_ns=needed_ns,
-            left_ns=None if deadline_ns is None else deadline_ns - now_ns,
-        )
-        if error is None:
-            error = describe_expiry(self._spec, refusal)
-        if is_debugged():
-            log_refusal(self._spec, refusal, error)
-        self._end(request_id, error)

@@ -61,18 +61,16 @@ class Gathering:
         self._turns_left = 0
 
     def note_arrival(self) -> None:
-        """Take note that a request was admitted."""
+        """Record that a request was admitted."""
         self._has_news = True
         if not self.is_gathering:
             self.is_gathering = True
             self._has_paid = False
             self._began_ns = self._clock.now_ns()
-            self._turns_left = self._patience_now()
+            in_vain = self._in_vain
+            is_tried = in_vain < TRUST or (in_vain - TRUST) % PROBE_EVERY == PROBE_EVERY - 1
+            self._turns_left = self._most_turns if is_tried else 0
             self._loop.call_soon(self._first_look)
-
-    def _patience_now(self) -> int:
-        is_tried = self._in_vain < TRUST or (self._in_vain - TRUST) % PROBE_EVERY == PROBE_EVERY - 1
-        return self._most_turns if is_tried else 0
 
     def _first_look(self) -> None:
         """End the turn in which the first request came; others of the same turn are in, too."""

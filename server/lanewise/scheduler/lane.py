@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import bisect
 from dataclasses import dataclass, field
+from typing import NewType
 
 from lanewise.model.spec import Profile
-from lanewise.scheduler.decisions import LaneId, Launch
+from lanewise.scheduler.request import Launch
 from lanewise.scheduler.results import LaneCounters, LaneState
+
+LaneId = NewType("LaneId", int)
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +22,7 @@ class Lane:
             device, so they are given to it when they cannot grow any more.
         row_counts: ascending; rows are padded up to the next of them. Empty: any number
             within the profile is executed as it is.
-        in_flight: launches and when each started, oldest first.
+        in_flight: launches, oldest first.
         expected_end_ns: when the last launch in flight should be over.
         alone_ns: what the launch that runs has got done, as time that it would have taken alone.
         waited_ns: how long that launch waited for the one before it.
@@ -29,7 +32,7 @@ class Lane:
     profile: Profile
     depth: int = 1
     row_counts: tuple[int, ...] = ()
-    in_flight: list[tuple[Launch, int]] = field(default_factory=list)
+    in_flight: list[Launch] = field(default_factory=list)
     is_retired: bool = False
     expected_end_ns: int = 0
     alone_ns: float = 0.0
@@ -48,7 +51,7 @@ class Lane:
         return LaneState.BUSY if self.in_flight else LaneState.IDLE
 
     def padded(self, rows: int) -> int:
-        """Tell how many rows are executed for a launch of `rows`, at most the profile's max."""
+        """Get the rows executed for a launch of `rows`, at most the profile's max."""
         at_least = max(rows, self.profile.rows.min)
         next_count = bisect.bisect_left(self.row_counts, at_least)
         if next_count == len(self.row_counts):

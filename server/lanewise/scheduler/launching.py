@@ -14,9 +14,8 @@ from lanewise.backends.threads import RunnerThreads
 from lanewise.clock import Clock
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Piece, Shape
-from lanewise.scheduler.decisions import Launch, Slice
 from lanewise.scheduler.parts import Outputs
-from lanewise.scheduler.request import RequestId
+from lanewise.scheduler.request import Launch
 
 _log = structlog.get_logger(__name__)
 
@@ -25,7 +24,7 @@ Inputs = Mapping[str, Piece]
 _Kind = tuple[int, int, Hashable]
 
 WhenLaunched = Callable[[Launch, int, Outputs | None, BaseException | None], None]
-"""Told of the end of a launch: when it began, its outputs, or the error in their place."""
+"""Told of the end of a launch: when it ended, its outputs, or the error in their place."""
 
 
 class Launcher:
@@ -52,23 +51,21 @@ class Launcher:
         self._nothing_in_flight = asyncio.Event()
         self._nothing_in_flight.set()
 
-    def launch(
-        self, launch: Launch, inputs_of: Callable[[RequestId], Inputs], when_done: WhenLaunched
-    ) -> None:
+    def launch(self, launch: Launch, when_done: WhenLaunched) -> None:
         """Start a launch; `when_done` is called once, in a later turn of the loop.
 
         Args:
-            launch: as the scheduler decided.
-            inputs_of: gets the inputs of a request in it. They are only read, until `when_done`.
+            launch: as the scheduler decided. The `inputs` of its requests' payloads are only
+                read, until `when_done`.
             when_done: given an error of whatever class if the launch failed.
         """
-        launched_ns = self._clock.now_ns()
-        done = functools.partial(self._finish, launch, launched_ns, when_done)
+        done = functools.partial(self._finish, launch, when_done)
         self._in_flight += 1
         self._nothing_in_flight.clear()
-        runner, threads = self.runners[launch.lane_id], self.threads[launch.lane_id]
+        lane_id = launch.lane.lane_id
+        runner, threads = self.runners[lane_id], self.threads[lane_id]
         try:
-            batch = self._build(launch, inputs_of)
+            batch = self._build(launch)
             pending = runner.start(batch) if self._is_short(launch) else None
         except Exception as error:  # such as out of memory: the lane must not stay busy for ever
             asyncio.get_running_loop().call_soon(done, None, error)
@@ -76,7 +73,7 @@ class Launcher:
         if pending is None:
             threads.submit(done, runner.run, batch)
         else:
-            until_ns = launched_ns + launch.predicted_ns + OVERTIME_NS
+            until_ns = launch.launched_ns + launch.predicted_ns + OVERTIME_NS
             self._poller.add(pending, until_ns, threads, done)
 
     def _is_short(self, launch: Launch) -> bool:
@@ -87,7 +84,9 @@ class Launcher:
         """
         if not launch.predicted_ns:
             return False
-        return launch.predicted_ns <= POLL_NS or _kind_of(launch) in self._known_short
+        if launch.predicted_ns <= POLL_NS:
+            return True
+        return (launch.lane.lane_id, launch.padded_rows, launch.bucket) in self._known_short
 
     async def wait_for_all(self) -> None:
         """Return when nothing is in flight."""
@@ -113,7 +112,6 @@ class Launcher:
     def _finish(
         self,
         launch: Launch,
-        launched_ns: int,
         when_done: WhenLaunched,
         outputs: Outputs | None,
         error: BaseException | None,
@@ -121,20 +119,25 @@ class Launcher:
         self._in_flight -= 1
         if not self._in_flight:
             self._nothing_in_flight.set()
-        if error is None and self._clock.now_ns() - launched_ns <= POLL_NS:
-            self._known_short.add(_kind_of(launch))
-        when_done(launch, launched_ns, outputs, error)
+        now_ns = self._clock.now_ns()
+        if error is None and now_ns - launch.launched_ns <= POLL_NS:
+            self._known_short.add((launch.lane.lane_id, launch.padded_rows, launch.bucket))
+        when_done(launch, now_ns, outputs, error)
 
-    def _build(self, launch: Launch, inputs_of: Callable[[RequestId], Inputs]) -> Batch:
+    def _build(self, launch: Launch) -> Batch:
         pieces: dict[str, list[Piece]] = {}
+        rowwise = self._spec.rowwise
         for tensor in self._spec.inputs:
-            if tensor.name in self._spec.rowwise:
-                pieces[tensor.name] = [
-                    inputs_of(part.request_id)[tensor.name][_rows(part)] for part in launch.slices
-                ]
-            else:
-                first = inputs_of(launch.slices[0].request_id)
-                pieces[tensor.name] = [first[tensor.name]]
+            name = tensor.name
+            if name not in rowwise:
+                pieces[name] = [launch.parts[0][0].payload.inputs[name]]
+                continue
+            own = pieces[name] = []
+            for request, first, rows in launch.parts:
+                piece = request.payload.inputs[name]
+                own.append(piece if rows == request.route.rows else piece[first : first + rows])
+        if self._spec.padding is None:
+            return Batch(pieces, launch.rows, launch.padded_rows)
         return Batch(pieces, launch.rows, launch.padded_rows, self._item_shapes(launch, pieces))
 
     def _item_shapes(
@@ -142,17 +145,8 @@ class Launcher:
     ) -> Mapping[str, Shape]:
         """Get the shapes to execute of inputs whose rows may be shorter."""
         padding = self._spec.padding
-        if padding is None:
-            return {}
+        assert padding is not None
         return {
             name: padding.item_shape(name, pieces[name][0].shape[1:], launch.length)
             for name in padding.inputs
         }
-
-
-def _kind_of(launch: Launch) -> _Kind:
-    return launch.lane_id, launch.padded_rows, launch.bucket
-
-
-def _rows(part: Slice) -> slice:
-    return slice(part.first_row, part.first_row + part.rows)

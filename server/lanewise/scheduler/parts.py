@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
 
 import numpy as np
 
@@ -14,13 +14,8 @@ from lanewise.scheduler.results import InferResult, LaunchReport
 Outputs = dict[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one launch gave to a request."""
-
-    first_row: int
-    outputs: Outputs
-    report: LaunchReport
+RowsRun = tuple[int, Outputs, LaunchReport]
+"""What one launch gave to a request: the first row, its outputs, and how they came about."""
 
 
 def take_rows(outputs: Outputs, rows: slice, spec: ModelSpec, length: int) -> Outputs:
@@ -35,7 +30,10 @@ def take_rows(outputs: Outputs, rows: slice, spec: ModelSpec, length: int) -> Ou
     if not spec.batching:
         return outputs
     if spec.padding is None or not spec.padding.outputs:
-        return {name: array[rows] for name, array in outputs.items()}
+        taken = {}
+        for name, array in outputs.items():
+            taken[name] = array[rows]
+        return taken
     taken = {}
     for name, array in outputs.items():
         dim = spec.padding.outputs.get(name, 0)
@@ -57,23 +55,24 @@ def own_error(error: BaseException, spec: ModelSpec, profile: str) -> BaseExcept
     return own
 
 
-def join(parts: list[Part], spec: ModelSpec, *, was_cold: bool = False) -> InferResult:
-    """Put the parts of a request together in the order of its rows.
+def join(runs: list[RowsRun], spec: ModelSpec, *, was_cold: bool = False) -> InferResult:
+    """Put what launches gave to a request together, in the order of its rows.
 
     Raises:
         ExecutionFailed: the launches gave outputs of different shapes.
     """
-    parts.sort(key=lambda part: part.first_row)
-    reports = tuple(part.report for part in parts)
-    if len(parts) == 1:
-        return InferResult(parts[0].outputs, reports, was_cold)
-    outputs: Outputs = {}
-    for name in parts[0].outputs:
-        pieces = [part.outputs[name] for part in parts]
+    if len(runs) == 1:
+        _, outputs, report = runs[0]
+        return InferResult(outputs, (report,), was_cold)
+    runs.sort(key=operator.itemgetter(0))
+    reports = tuple(report for _, _, report in runs)
+    joined: Outputs = {}
+    for name in runs[0][1]:
+        pieces = [outputs[name] for _, outputs, _ in runs]
         if len({piece.shape[1:] for piece in pieces}) > 1:
             raise ExecutionFailed(
-                f"model '{spec.name}': the request was split over {len(parts)} launches, whose "
+                f"model '{spec.name}': the request was split over {len(runs)} launches, whose "
                 f"outputs '{name}' differ in shape and cannot be joined; send fewer rows"
             )
-        outputs[name] = np.concatenate(pieces)
-    return InferResult(outputs, reports, was_cold)
+        joined[name] = np.concatenate(pieces)
+    return InferResult(joined, reports, was_cold)

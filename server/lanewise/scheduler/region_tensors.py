@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 from lanewise.errors import RegionNotFound
 from lanewise.model.regions import RegionSlice, RegionTensor
@@ -168,13 +168,6 @@ class RegionTensors:
 async def _away_from_loop(nbytes: int, work: Callable[[], _ResultT]) -> _ResultT:
     """Call `work`, which copies `nbytes`, without holding up the event loop for long."""
     return await asyncio.to_thread(work) if nbytes >= OFF_LOOP_BYTES else work()
-
-
-def arrays_of(inputs: Mapping[str, Array | RegionTensor]) -> Mapping[str, Array] | None:
-    """Get inputs none of which lies in a region; None if one does."""
-    if any(isinstance(tensor, RegionTensor) for tensor in inputs.values()):
-        return None
-    return cast(Mapping[str, Array], inputs)
 
 
 async def until_ended(begin: Callable[[WhenEnded], Callable[[], None]]) -> InferResult:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lanewise.errors import Draining, ModelFailed, ModelLoading, ModelNotFound
-from lanewise.model.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, Shape
 from lanewise.scheduler.costs.report import CostReport
+from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import InferResult, LanesStatus, LaneStatus, RouteReport, WhenEnded
 
 
@@ -25,14 +26,7 @@ class Lanes(Protocol):
     def lost_profiles(self) -> tuple[str, ...]: ...
 
     async def submit(
-        self,
-        inputs: Mapping[str, Array | RegionTensor],
-        *,
-        deadline_ns: int | None = None,
-        profile: str | int | None = None,
-        priority: int = 0,
-        target_ns: int | None = None,
-        placements: Mapping[str, RegionSlice] = NOWHERE,
+        self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
     ) -> InferResult: ...
 
     async def get_status(self) -> LanesStatus: ...
@@ -56,12 +50,7 @@ class LocalLanes(Lanes, Protocol):
         self,
         inputs: Mapping[str, Array | RegionTensor],
         when_ended: WhenEnded,
-        *,
-        deadline_ns: int | None = None,
-        profile: str | int | None = None,
-        priority: int = 0,
-        target_ns: int | None = None,
-        placements: Mapping[str, RegionSlice] = NOWHERE,
+        options: RequestOptions = NO_OPTIONS,
     ) -> Callable[[], None]: ...
 
 
@@ -149,8 +138,10 @@ class ModelRegistry:
             yield from self.versions(name)
 
     def add(self, model: ServedModel) -> None:
-        """Take in a version of a model; replaces one of the same name and version."""
-        self._models.setdefault(model.name, {})[model.version] = model
+        """Add a version of a model; replaces one of the same name and version."""
+        versions = self._models.get(model.name, {}) | {model.version: model}
+        ascending = sorted(versions.values(), key=lambda each: int(each.version or 0))
+        self._models[model.name] = {each.version: each for each in ascending}
 
     def replace(self, models: Iterable[ServedModel]) -> None:
         """Have these models instead of all there were; nothing is draining any more."""
@@ -162,8 +153,7 @@ class ModelRegistry:
 
     def versions(self, name: str) -> list[ServedModel]:
         """List the versions of a model in ascending order; empty if there is no such model."""
-        versions = self._models.get(name, {}).values()
-        return sorted(versions, key=lambda model: int(model.version or 0))
+        return list(self._models.get(name, {}).values())
 
     def resolve(self, name: str, version: str = "", *, field: str = "name") -> ServedModel:
         """Get a version of a model; without `version` the highest number.
@@ -173,17 +163,16 @@ class ModelRegistry:
         Raises:
             ModelNotFound: the message lists what there is.
         """
-        versions = self.versions(name)
+        versions = self._models.get(name)
         if not versions:
             known = ", ".join(f"'{known}'" for known in sorted(self._models)) or "none"
             problem = f"no model '{name}'" if name else f"{field} is empty"
             raise ModelNotFound(f"{problem}; this server has: {known}")
         if not version:
-            return versions[-1]
-        for model in versions:
-            if model.version == version:
-                return model
-        listed = ", ".join(model.version or "none" for model in versions)
+            return versions[next(reversed(versions))]
+        if version in versions:
+            return versions[version]
+        listed = ", ".join(known or "none" for known in versions)
         raise ModelNotFound(f"model '{name}' has no version '{version}'; this server has: {listed}")
 
     @property

@@ -8,8 +8,8 @@ A request's dimensions other than rows must lie within a profile. Its rows need 
 3. If there is none of either, the request is larger than every profile: the profile with
    the most rows takes a full launch of it, and the rest is routed again.
 
-A profile with a higher minimum than the request's rows may take it as a *guest*: when the
-launch is happening anyway, or when guests alone fill it.
+A profile with a higher minimum than the request's rows may take it, too, padded: what that is
+worth the policy decides.
 
 Where a model may be padded, a request's length need not lie within a profile either: one that
 executes a greater length admits it.
@@ -48,25 +48,22 @@ class Route:
             least length that is executed for it anywhere.
         fits: indexes of the profiles that admit every dimension but rows, ascending.
         buckets: by profile index, of the shapes it executes for the request, for their costs.
+        owners: of `fits`, the profiles made for that many rows; see this module's text.
         length: of the request, see `Padding`; 0 without padding.
         lengths: by profile index, what is executed for it, 0 if nothing is long enough;
             empty without padding.
+        of_any_length: what must be equal for requests of any length to be stacked; None without
+            padding.
     """
 
     rows: int
     shapes: tuple[Shape, ...]
     fits: tuple[int, ...]
     buckets: tuple[Bucket, ...]
+    owners: tuple[int, ...] = ()
     length: int = 0
     lengths: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Eligibility:
-    """The profiles that may launch a number of rows, by index; see this module's text."""
-
-    owners: tuple[int, ...]
-    guests: tuple[int, ...]
+    of_any_length: tuple[Shape, ...] | None = None
 
 
 class Router:
@@ -77,7 +74,7 @@ class Router:
         self._names = {tensor.name: None for tensor in spec.inputs}  # in order, as a set
         self._lengths = sorted({length for each in spec.profiles for length in each.lengths})
         self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
-        self._eligibility = functools.lru_cache(CACHED_ROUTES)(self._find_eligibility)
+        self._owners = functools.lru_cache(CACHED_ROUTES)(self._find_owners)
 
     def route(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> Route:
         """Get the route of a request.
@@ -94,9 +91,9 @@ class Router:
         """
         return self._route(self.in_order(shapes), profile)
 
-    def eligibility(self, fits: tuple[int, ...], rows: int) -> Eligibility:
-        """Get the profiles, among those of index `fits`, that may launch `rows` rows."""
-        return self._eligibility(fits, rows)
+    def owners(self, fits: tuple[int, ...], rows: int) -> tuple[int, ...]:
+        """Get the profiles made for `rows` rows, among those of index `fits`."""
+        return self._owners(fits, rows)
 
     def in_order(self, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
         """Put the shapes in the order of the model's inputs.
@@ -106,7 +103,7 @@ class Router:
         """
         known = self._names
         if shapes.keys() == known.keys():
-            return tuple(shapes[name] for name in known)
+            return tuple(map(shapes.__getitem__, known))
         listed = ", ".join(f"'{name}'" for name in known)
         for name in known:
             if name not in shapes:
@@ -200,10 +197,6 @@ class Router:
         named = zip(self._names, items, strict=True)
         return tuple(padding.item_shape(name, item, length) for name, item in named)
 
-    def shapes_of_any_length(self, route: Route) -> tuple[Shape, ...] | None:
-        """Get what must be equal for requests of any length to be stacked; None without padding."""
-        return None if self.spec.padding is None else self.at_length(route.shapes, 1)
-
     def bucket_in(self, profile: Profile, shapes: tuple[Shape, ...]) -> Bucket:
         """Get the bucket of what `profile` executes for a request of `shapes`."""
         length = profile.padded_length(self.length_of(shapes))
@@ -237,7 +230,7 @@ class Router:
         indexes = tuple(profile.index for profile in fits)
         if self.spec.padding is None:
             buckets = (bucket_of(items),) * len(self.spec.profiles)
-            return Route(rows, items, indexes, buckets)
+            return Route(rows, items, indexes, buckets, self.owners(indexes, rows))
         lengths = tuple(profile.padded_length(length) for profile in self.spec.profiles)
         least = self._lengths[bisect.bisect_left(self._lengths, length)]
         return Route(
@@ -245,8 +238,10 @@ class Router:
             shapes=self.at_length(items, least),
             fits=indexes,
             buckets=tuple(bucket_of(self.at_length(items, each)) for each in lengths),
+            owners=self.owners(indexes, rows),
             length=length,
             lengths=lengths,
+            of_any_length=self.at_length(items, 1),
         )
 
     def _limits(self, profile: Profile, name: str, dim: int) -> tuple[int, int]:
@@ -255,18 +250,16 @@ class Router:
             return 1, profile.lengths[-1]
         return profile.ranges[name].min[dim], profile.ranges[name].max[dim]
 
-    def _find_eligibility(self, fits: tuple[int, ...], rows: int) -> Eligibility:
+    def _find_owners(self, fits: tuple[int, ...], rows: int) -> tuple[int, ...]:
         ranges = {index: self.spec.profiles[index].rows for index in fits}
         within = tuple(i for i, r in ranges.items() if r.min <= rows <= r.max)
-        above = tuple(i for i, r in ranges.items() if rows < r.min)
         if within:
-            return Eligibility(within, above)
-        if above:
-            lowest = min(ranges[i].min for i in above)
-            owners = tuple(i for i in above if ranges[i].min == lowest)
-            return Eligibility(owners, tuple(i for i in above if i not in owners))
+            return within
+        lowest = min((r.min for r in ranges.values() if rows < r.min), default=None)
+        if lowest is not None:
+            return tuple(i for i, r in ranges.items() if r.min == lowest)
         highest = max(r.max for r in ranges.values())
-        return Eligibility(tuple(i for i, r in ranges.items() if r.max == highest), ())
+        return tuple(i for i, r in ranges.items() if r.max == highest)
 
     def _first_item_dim(self, name: str) -> int:
         return 1 if name in self.spec.rowwise else 0

@@ -12,20 +12,21 @@ from typing import NamedTuple
 
 from lanewise.scheduler.costs.estimate import after_wait
 from lanewise.scheduler.costs.table import Bucket, CostTable, Kind
-from lanewise.scheduler.decisions import LaneId, LaunchId
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
+from lanewise.scheduler.request import Launch
 
 
 class Work(NamedTuple):
     """A launch as the device sees it.
 
     Attributes:
+        launch: handed back at its end.
         rows: executed, padding included.
         shapes: what must be equal, besides rows, for the launch after it in its execution
             context to need no change of shape.
     """
 
-    launch_id: LaunchId
+    launch: Launch
     lane_id: LaneId
     profile: int
     rows: int
@@ -44,7 +45,7 @@ class Work(NamedTuple):
 class Ended(NamedTuple):
     """A launch whose outputs can be read."""
 
-    launch_id: LaunchId
+    launch: Launch
     at_ns: int
 
 
@@ -150,7 +151,7 @@ class Device:
                 break
             self._progress(at_ns)
             self._end(over)
-            ended.append(Ended(over.work.launch_id, at_ns))
+            ended.append(Ended(over.work.launch, at_ns))
         self._progress(to_ns)
         return ended
 

@@ -15,10 +15,9 @@ from lanewise.model.tensors import Shape
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.costs.file import MeasuredModel
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.decisions import Complete, Decision, Expire, Fail, Launch, Reject
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policy.interface import Policy
-from lanewise.scheduler.request import DEFAULT_TARGET_NS, QueuedRequest, RequestId
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, Decision, Launch, Request
 from lanewise.scheduler.routing import CACHED_ROUTES, Route
 from lanewise.settings.server import DEFAULT_MAX_QUEUE_REQUESTS
 from lanewise.simulator.device import Device, Ended, Work
@@ -123,7 +122,6 @@ class _Simulation:
         # The same few shapes come again and again: what follows from them is found once.
         self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
         self._at_length = functools.lru_cache(CACHED_ROUTES)(self._scheduler.router.at_length)
-        self._routes: dict[RequestId, Route] = {}
         self._ended: deque[Ended] = deque()
         self._free_ns = 0
         self._last_id = 0
@@ -203,61 +201,56 @@ class _Simulation:
 
     def _finish(self, at_ns: int) -> None:
         self._be_free(at_ns)
-        launch_id, _ = self._ended.popleft()
-        self._carry_out(self._scheduler.finish(launch_id, self._free_ns))
+        launch, _ = self._ended.popleft()
+        self._carry_out(self._scheduler.finish(launch, self._free_ns))
 
     def _arrive(self, arrival: Arrival, seen_ns: int) -> None:
         self._be_free(seen_ns, self._host.request_ns)
         self._last_id += 1
-        request_id = RequestId(self._last_id)
         try:
             route = self._route(arrival.shapes, arrival.pin)
         except ServingError:  # the trace is of a model with other profiles
-            self._outcomes.arrive(request_id, arrival, 1)
-            self._outcomes.refuse(request_id)
+            self._outcomes.arrive(self._last_id, arrival, 1)
+            self._outcomes.refuse(self._last_id)
             return
-        self._outcomes.arrive(request_id, arrival, route.rows)
-        self._routes[request_id] = route
+        self._outcomes.arrive(self._last_id, arrival, route.rows)
         timeout_ns = arrival.timeout_ns
-        request = QueuedRequest(
-            request_id,
+        request = Request(
             route,
             route.shapes,
             None if timeout_ns is None else arrival.at_ns + timeout_ns,
             DEFAULT_TARGET_NS if arrival.target_ns is None else arrival.target_ns,
             arrival.priority,
-            self._scheduler.router.shapes_of_any_length(route),
+            route.of_any_length,
+            payload=self._last_id,
         )
-        self._carry_out(self._scheduler.arrive(request, self._free_ns), request_id)
+        self._carry_out(self._scheduler.arrive(request, self._free_ns), request)
 
     def _find_route(self, shapes: tuple[Shape, ...], pin: str | int | None) -> Route:
         return self._scheduler.router.route(dict(zip(self._names, shapes, strict=True)), pin)
 
-    def _carry_out(self, decisions: Sequence[Decision], arrived: RequestId | None = None) -> None:
+    def _carry_out(self, decisions: Sequence[Decision], arrived: Request | None = None) -> None:
         for decision in decisions:
-            match decision:
-                case Launch():
-                    self._launch(decision)
-                case Complete(request_id):
-                    back_ns = self._some_of(self._host.back_ns)
-                    self._outcomes.complete(request_id, self._free_ns + back_ns)
-                    del self._routes[request_id]
-                case Reject(request_id) | Expire(request_id) | Fail(request_id):
-                    del self._routes[request_id]
-                    if request_id == arrived:
-                        self._outcomes.refuse(request_id)
-                    else:
-                        self._outcomes.expire(request_id)
+            if isinstance(decision, Launch):
+                self._launch(decision)
+                continue
+            number: int = decision.request.payload
+            if decision.error is None:
+                back_ns = self._some_of(self._host.back_ns)
+                self._outcomes.complete(number, self._free_ns + back_ns)
+            elif decision.request is arrived:
+                self._outcomes.refuse(number)
+            else:
+                self._outcomes.expire(number)
 
     def _launch(self, launch: Launch) -> None:
         self._be_free(self._free_ns, self._host.launch_ns)
-        shapes = self._routes[launch.slices[0].request_id].shapes
+        shapes = launch.parts[0][0].route.shapes
         executed = self._at_length(shapes, launch.length) if launch.length else shapes
-        lane = self._scheduler.lanes[launch.lane_id]
         work = Work(
-            launch.launch_id,
-            launch.lane_id,
-            lane.profile.index,
+            launch,
+            launch.lane.lane_id,
+            launch.lane.profile.index,
             launch.padded_rows,
             launch.bucket,
             executed,

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from lanewise.errors import ConfigError
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Shape
-from lanewise.scheduler.request import DEFAULT_TARGET_NS, ArrivedRequest
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, RequestOptions
 from lanewise.settings.model import Table, describe_problems, settings_error
 from lanewise.simulator.traffic import Arrival
 
@@ -64,18 +64,19 @@ class TraceWriter:
             self._abandon()
             raise
 
-    def record(self, request: ArrivedRequest) -> None:
-        """Take note of a request, for a dispatcher's `when_arrived`; the first comes at 0."""
+    def record(self, shapes: Mapping[str, Shape], options: RequestOptions, now_ns: int) -> None:
+        """Record a request, as a dispatcher's `when_arrived`; the first comes at 0."""
         if self._began_ns is None:
-            self._began_ns = request.at_ns
+            self._began_ns = now_ns
         timeout_ns = target_ns = None
-        if request.deadline_ns is not None:
-            timeout_ns = max(0, request.deadline_ns - request.at_ns)
-        elif request.target_ns != DEFAULT_TARGET_NS:
-            target_ns = request.target_ns
-        shapes = tuple(request.shapes[name] for name in self._names)
-        at_ns = request.at_ns - self._began_ns
-        self.write(Arrival(at_ns, shapes, timeout_ns, target_ns, request.priority, request.pin))
+        if options.deadline_ns is not None:
+            timeout_ns = max(0, options.deadline_ns - now_ns)
+        elif options.target_ns != DEFAULT_TARGET_NS:
+            target_ns = options.target_ns
+        ordered = tuple(shapes[name] for name in self._names)
+        at_ns = now_ns - self._began_ns
+        about = timeout_ns, target_ns, options.priority, options.profile
+        self.write(Arrival(at_ns, ordered, *about))
 
     def write(self, arrival: Arrival) -> None:
         """Append a request, which must not be earlier than the one before it."""

@@ -21,6 +21,7 @@ from lanewise.ipc.client import EngineError
 from lanewise.ipc.connection import Connection, shake_hands
 from lanewise.ipc.messages import Count, Listening, Message, Models
 from lanewise.scheduler.registry import ModelState, ServedModel
+from lanewise.scheduler.request import RequestOptions
 
 SMALL, LARGE = 1, 10_000
 """Rows of a request that travels in a message, and of one that takes a block."""
@@ -58,7 +59,7 @@ def test_a_request_comes_back_as_the_lanes_answered_it(count):
         async with linked(registry_of(lanes)) as (front_end, engine):
             sent = rows(count)
             result = await front_end.lanes.submit(
-                sent, deadline_ns=5, profile="wide", priority=3, target_ns=7
+                sent, RequestOptions(deadline_ns=5, profile="wide", priority=3, target_ns=7)
             )
             here = await lanes.submit(sent)
             np.testing.assert_array_equal(result.outputs["out.X"], sent["X"])
@@ -135,7 +136,7 @@ def test_a_bug_in_the_engine_is_logged_there_and_is_no_serving_error_here():
 
 def test_a_request_refused_as_it_begins_is_told_why_and_frees_its_block():
     class Full(EchoLanes):
-        def begin(self, inputs, when_ended, **urgency):
+        def begin(self, inputs, when_ended, options):
             raise QueueFull("too many")
 
     async def scenario():
@@ -149,7 +150,7 @@ def test_a_request_refused_as_it_begins_is_told_why_and_frees_its_block():
 
 def test_a_request_that_ends_as_it_begins_ends_once():
     class AtOnce(EchoLanes):
-        def begin(self, inputs, when_ended, **urgency):
+        def begin(self, inputs, when_ended, options):
             when_ended(None, ExecutionFailed("at once"))
             return lambda: pytest.fail("cancelled after its end")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
-from lanewise.scheduler.request import QueuedRequest, RequestId
+from lanewise.scheduler.backlog import Backlog, StackQueue
+from lanewise.scheduler.request import Request
 from lanewise.scheduler.routing import Route
 
 FITS = (0, 1)
@@ -14,23 +14,31 @@ BUCKETS = (0, 0)
 
 
 def waiting(
-    request_id: int,
+    number: int,
     rows: int = 1,
     *,
     due_ns: int = 0,
     shape: tuple[int, ...] = (),
     owners: tuple[int, ...] = (0,),
-) -> Waiting:
+) -> Request:
     route = Route(rows, (shape,), FITS, BUCKETS)
-    request = QueuedRequest(RequestId(request_id), route, stack_key=shape)
-    return Waiting(request, request_id, 0, due_ns, FITS, BUCKETS, owners=owners)
+    return Request(
+        route,
+        stack_key=shape,
+        payload=number,
+        sequence=number,
+        due_ns=due_ns,
+        fits=FITS,
+        owners=owners,
+        rows_left=rows,
+    )
 
 
-def ids(entries: list[Waiting]) -> list[int]:
-    return [one.request.request_id for one in entries]
+def ids(entries: list[Request]) -> list[int]:
+    return [one.payload for one in entries]
 
 
-def queue_of(*entries: Waiting) -> StackQueue:
+def queue_of(*entries: Request) -> StackQueue:
     queue = StackQueue(FITS, BUCKETS)
     for one in entries:
         queue.add(one)
@@ -48,7 +56,7 @@ def test_each_combination_of_profiles_made_for_requests_has_a_head_of_its_own():
         waiting(1, owners=(1,)), waiting(2, owners=(0,)), waiting(3, owners=(0,), due_ns=-1)
     )
 
-    assert ids(list(queue.heads)) == [1, 3]
+    assert [ids(entries)[0] for entries in queue.by_owners.values()] == [1, 3]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.data())

@@ -17,6 +17,7 @@ from lanewise.errors import DeadlineExpired, Draining, ExecutionFailed
 from lanewise.model.spec import Padding
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.request import RequestOptions
 
 
 class ColdRunner(GatedRunner):
@@ -122,7 +123,7 @@ def test_the_deadline_counts_while_a_shape_is_prepared():
         dispatcher = dispatch(runner)
         soon_ns = SystemClock().now_ns() + NS_PER_S // 50
         with pytest.raises(DeadlineExpired, match="compiled"):
-            await dispatcher.submit(of_length(24), deadline_ns=soon_ns)
+            await dispatcher.submit(of_length(24), RequestOptions(deadline_ns=soon_ns))
         assert not runner.batches
         await end(dispatcher, runner)
 

@@ -28,6 +28,7 @@ from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
 from lanewise.scheduler.costs.report import LaunchCost
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
+from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import LaneState
 
 LONG_NS = 60 * NS_PER_S
@@ -190,7 +191,7 @@ def test_a_deadline_that_passes_in_the_queue_is_told_and_the_request_never_runs(
             await started(runners["p0"])
             deadline_ns = SystemClock().now_ns() + 20 * NS_PER_MS
             with pytest.raises(DeadlineExpired, match="in the queue"):
-                await dispatcher.submit(rows(2), deadline_ns=deadline_ns)
+                await dispatcher.submit(rows(2), RequestOptions(deadline_ns=deadline_ns))
             runners["p0"].release()
             await running
         assert len(runners["p0"].batches) == 1
@@ -202,7 +203,9 @@ def test_a_deadline_that_has_passed_at_arrival_is_told_at_once():
     async def scenario():
         async with dispatching(mission_model()) as (dispatcher, _):
             with pytest.raises(DeadlineExpired):
-                await dispatcher.submit(rows(1), deadline_ns=SystemClock().now_ns() - 1)
+                await dispatcher.submit(
+                    rows(1), RequestOptions(deadline_ns=SystemClock().now_ns() - 1)
+                )
 
     asyncio.run(scenario())
 
@@ -267,7 +270,7 @@ def test_a_lost_runner_retires_its_lane_and_others_take_over():
             result = await dispatcher.submit(rows(1))
             assert result.launches[0].profile.name == "dynamic"
             with pytest.raises(RunnerLost, match="'online'"):
-                await dispatcher.submit(rows(1), profile="online")
+                await dispatcher.submit(rows(1), RequestOptions(profile="online"))
 
     asyncio.run(scenario())
 
@@ -370,10 +373,10 @@ def test_a_launch_that_cannot_be_built_fails_its_requests_and_frees_the_lane():
             launcher = dispatcher._launcher
             launcher._build, build = None, launcher._build  # calling it is a TypeError
             with pytest.raises(ExecutionFailed, match="TypeError"):
-                await dispatcher.submit(rows(1), profile="online")
+                await dispatcher.submit(rows(1), RequestOptions(profile="online"))
             launcher._build = build
             runners["online"].release()
-            result = await dispatcher.submit(rows(1), profile="online")
+            result = await dispatcher.submit(rows(1), RequestOptions(profile="online"))
             assert list(result.outputs["Y"]) == [1]
 
     asyncio.run(scenario())
@@ -449,7 +452,7 @@ def test_a_full_queue_is_logged_with_what_was_refused(debug_log):
             tasks.append(asyncio.create_task(dispatcher.submit(rows(2))))
             await asyncio.sleep(0)
             with pytest.raises(QueueFull):
-                await dispatcher.submit(rows(3, 4), priority=1)
+                await dispatcher.submit(rows(3, 4), RequestOptions(priority=1))
             runners["p0"].release(2)
             await asyncio.gather(*tasks)
 
@@ -472,7 +475,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_arrival_with_what_was_neede
             with pytest.raises(
                 DeadlineExpired, match=r"at arrival the request needs \d+\.\d ms, and"
             ):
-                await dispatcher.submit(rows(1), deadline_ns=deadline_ns)
+                await dispatcher.submit(rows(1), RequestOptions(deadline_ns=deadline_ns))
             assert len(runners["p0"].batches) == 1
             runners["p0"].release()
             await running
@@ -493,7 +496,7 @@ def test_a_request_that_is_given_up_later_is_logged_with_how_long_it_waited(debu
             await started(runners["p0"])
             deadline_ns = SystemClock().now_ns() + 20 * NS_PER_MS
             with pytest.raises(DeadlineExpired):
-                await dispatcher.submit(rows(2), deadline_ns=deadline_ns)
+                await dispatcher.submit(rows(2), RequestOptions(deadline_ns=deadline_ns))
             runners["p0"].release()
             await running
 
@@ -513,7 +516,9 @@ def test_a_request_with_a_short_latency_target_goes_before_those_without():
             await started(runners["p0"])
             tasks.append(asyncio.create_task(dispatcher.submit(rows(1))))
             await asyncio.sleep(0)
-            tasks.append(asyncio.create_task(dispatcher.submit(rows(2), target_ns=NS_PER_MS)))
+            tasks.append(
+                asyncio.create_task(dispatcher.submit(rows(2), RequestOptions(target_ns=NS_PER_MS)))
+            )
             await asyncio.sleep(0)
             runners["p0"].release(3)
             await asyncio.gather(*tasks)

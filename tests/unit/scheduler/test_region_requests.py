@@ -21,6 +21,7 @@ from lanewise.model.tensors import DeviceArray, DType
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.region_tensors import OFF_LOOP_BYTES
+from lanewise.scheduler.request import RequestOptions
 
 LONG_NS = 60 * NS_PER_S
 ROWS = 4
@@ -68,7 +69,9 @@ async def started(runners) -> str:
 @in_event_loop
 async def test_inputs_are_read_and_outputs_written_where_they_lie():
     async with registered() as (regions, found), dispatching(regions) as (dispatcher, runners):
-        request = asyncio.create_task(dispatcher.submit({"X": X}, placements={"Y": Y}))
+        request = asyncio.create_task(
+            dispatcher.submit({"X": X}, RequestOptions(placements={"Y": Y}))
+        )
         runners[await started(runners)].release()
         result = await request
         assert found.read() == 2 * VALUES.tobytes()
@@ -80,7 +83,9 @@ async def test_inputs_are_read_and_outputs_written_where_they_lie():
 @in_event_loop
 async def test_a_region_that_is_unregistered_serves_the_launch_that_uses_it():
     async with registered() as (regions, found), dispatching(regions) as (dispatcher, runners):
-        request = asyncio.create_task(dispatcher.submit({"X": X}, placements={"Y": Y}))
+        request = asyncio.create_task(
+            dispatcher.submit({"X": X}, RequestOptions(placements={"Y": Y}))
+        )
         lane = await started(runners)
         await regions.unregister(RegionKind.SYSTEM)
         assert times_held(found.path) == 1
@@ -107,7 +112,9 @@ async def test_what_the_client_changes_later_does_not_reach_the_launch():
 @in_event_loop
 async def test_a_segment_cut_off_during_the_launch_fails_the_request_whose_output_it_was():
     async with registered() as (regions, found), dispatching(regions) as (dispatcher, runners):
-        request = asyncio.create_task(dispatcher.submit({"X": X}, placements={"Y": Y}))
+        request = asyncio.create_task(
+            dispatcher.submit({"X": X}, RequestOptions(placements={"Y": Y}))
+        )
         lane = await started(runners)
         found.truncate(NBYTES)
         runners[lane].release()
@@ -118,7 +125,9 @@ async def test_a_segment_cut_off_during_the_launch_fails_the_request_whose_outpu
 @in_event_loop
 async def test_cancelling_frees_the_place_of_a_request_that_runs():
     async with registered() as (regions, _), dispatching(regions) as (dispatcher, runners):
-        request = asyncio.create_task(dispatcher.submit({"X": X}, placements={"Y": Y}))
+        request = asyncio.create_task(
+            dispatcher.submit({"X": X}, RequestOptions(placements={"Y": Y}))
+        )
         await started(runners)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)

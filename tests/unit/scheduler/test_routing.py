@@ -10,11 +10,10 @@ from helpers.sim import mission_costs, mission_model, model, profile
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
 from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
-from lanewise.scheduler.decisions import LaneId
 from lanewise.scheduler.explanation import explain
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
-from lanewise.scheduler.routing import Eligibility, Router
+from lanewise.scheduler.routing import Router
 
 
 def explain_of(spec: ModelSpec, shapes, pin=None, *, retired=()):
@@ -27,7 +26,7 @@ def explain_of(spec: ModelSpec, shapes, pin=None, *, retired=()):
 def owners(spec: ModelSpec, rows: int) -> list[str]:
     router = Router(spec)
     route = router.route({"X": (rows,)})
-    return [spec.profiles[i].name for i in router.eligibility(route.fits, route.rows).owners]
+    return [spec.profiles[i].name for i in route.owners]
 
 
 @pytest.mark.parametrize(
@@ -47,11 +46,11 @@ def test_rows_are_owned_by_profiles_that_hold_them_or_else_pad_them_or_else_spli
     assert owners(mission_model(), rows) == expected
 
 
-def test_a_profile_with_a_higher_minimum_takes_rows_as_guests():
+def test_a_profile_with_a_higher_minimum_owns_rows_that_no_other_is_made_for():
     router = Router(mission_model())
     route = router.route({"X": (1,)})
-    assert router.eligibility(route.fits, 1) == Eligibility(owners=(0, 1), guests=(2,))
-    assert router.eligibility((0, 2), 2) == Eligibility(owners=(2,), guests=())
+    assert router.owners(route.fits, 1) == (0, 1)
+    assert router.owners((0, 2), 2) == (2,)
 
 
 def test_rows_are_padded_to_the_lowest_minimum_there_is():

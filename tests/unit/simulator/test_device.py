@@ -31,7 +31,7 @@ def ends_ms(device, launches):
         device.start(one, at_ns)
     while device.next_end_ns is not None:
         ended += device.advance(device.next_end_ns)
-    return {end.launch_id: end.at_ns / NS_PER_MS for end in ended}
+    return {end.launch: end.at_ns / NS_PER_MS for end in ended}
 
 
 def test_a_launch_alone_takes_what_the_table_says():

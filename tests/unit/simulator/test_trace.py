@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from helpers.sim import mission_model
 from lanewise.errors import ConfigError
-from lanewise.scheduler.request import ArrivedRequest
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, RequestOptions
 from lanewise.simulator import trace
 from lanewise.simulator.trace import TraceFile, TraceWriter
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic
@@ -26,7 +26,8 @@ def path(tmp_path):
 
 
 def request(rows, at_ns, **about):
-    return ArrivedRequest({"X": (rows,)}, at_ns, **about)
+    options = RequestOptions(**{"target_ns": DEFAULT_TARGET_NS, "priority": 1, **about})
+    return {"X": (rows,)}, options, at_ns
 
 
 def write(path, arrivals):
@@ -64,9 +65,9 @@ def test_made_up_traffic_survives_a_trace(path):
 def test_the_server_records_times_since_the_first_request_and_no_data(path):
     writer = TraceWriter(path, mission_model())
 
-    writer.record(request(4, 1_000, deadline_ns=1_500))
-    writer.record(request(4, 1_200, target_ns=30, priority=2, pin="dynamic"))
-    writer.record(request(1, 1_300, deadline_ns=1_100, target_ns=30))
+    writer.record(*request(4, 1_000, deadline_ns=1_500))
+    writer.record(*request(4, 1_200, target_ns=30, priority=2, profile="dynamic"))
+    writer.record(*request(1, 1_300, deadline_ns=1_100, target_ns=30))
     writer.close()
 
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
@@ -95,7 +96,7 @@ def test_nothing_is_written_to_disk_for_each_single_request(path):
     header_bytes = path.stat().st_size
 
     for i in range(100):
-        writer.record(request(1, i))
+        writer.record(*request(1, i))
 
     assert path.stat().st_size == header_bytes
     writer.close()
@@ -117,7 +118,7 @@ def test_a_disk_that_is_full_later_on_ends_the_trace_and_no_request(tmp_path):
 
     with capture_logs() as logs:
         for i in range(100_000):
-            writer.record(request(1, i))
+            writer.record(*request(1, i))
         writer.close()
 
     assert [line["event"] for line in logs] == ["trace ends: it cannot be written"]
@@ -128,7 +129,7 @@ def test_recording_after_the_end_does_nothing(path):
     writer = TraceWriter(path, mission_model())
     writer.close()
 
-    writer.record(request(1, 5))
+    writer.record(*request(1, 5))
     writer.close()
 
     assert list(TraceFile(path)) == []

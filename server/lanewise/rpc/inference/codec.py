@@ -16,7 +16,7 @@ from lanewise.errors import (
     Unsupported,
 )
 from lanewise.model.raw_contents import array_from_raw, raw_from_array
-from lanewise.model.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.regions import NO_PLACEMENTS, RegionSlice, RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, DType, Shape, TensorSpec, element_count, format_shape
 from lanewise.rpc.inference.contents import array_from_typed, fill_typed, has_typed_list
@@ -118,7 +118,7 @@ def select_outputs(request: ModelInferRequest, spec: ModelSpec, *, raw: bool) ->
         Unsupported: classification, or a datatype without typed list.
     """
     if not request.outputs:
-        tensors, placements = spec.outputs, NOWHERE
+        tensors, placements = spec.outputs, NO_PLACEMENTS
     else:
         tensors, placements = _named_outputs(request, spec)
     if not raw:

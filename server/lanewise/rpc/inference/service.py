@@ -22,6 +22,7 @@ from lanewise.rpc.inference.streams import answer_in_order
 from lanewise.rpc.methods import Call, Servicer, write
 from lanewise.rpc.status import REASON, settle
 from lanewise.scheduler.registry import ModelRegistry, ModelState
+from lanewise.scheduler.request import RequestOptions
 from lanewise_client.protos import inference_pb2 as pb
 
 SERVER_NAME = "lanewise"
@@ -150,14 +151,10 @@ class InferenceService:
         if selection.placements or any(type(each) is RegionTensor for each in inputs.values()):
             self._region_access.require(call)
         deadline_ns = _deadline_ns(observation.started_ns, remaining_s, options.timeout_ns)
-        result = await lanes.submit(
-            inputs,
-            deadline_ns=deadline_ns,
-            profile=options.profile,
-            priority=options.priority,
-            target_ns=options.target_ns,
-            placements=selection.placements,
+        asked = RequestOptions(
+            deadline_ns, options.profile, options.priority, options.target_ns, selection.placements
         )
+        result = await lanes.submit(inputs, asked)
         response = encode_response(request.id, lanes.spec, selection, result)
         observation.profile = profile_names(result)
         return response

@@ -18,8 +18,7 @@ from lanewise.errors import ConfigError
 from lanewise.model.spec import ModelSpec, Padding, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DType, Shape, TensorSpec
 from lanewise.scheduler.costs.table import CostTable, Kind
-from lanewise.scheduler.decisions import LaneId
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.settings.model import NonEmpty, Table, describe_problems, settings_error
 
 Nanoseconds = Annotated[int, Field(ge=0)]

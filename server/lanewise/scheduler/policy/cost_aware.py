@@ -17,15 +17,15 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 
-from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
+from lanewise.scheduler.backlog import Backlog, StackQueue
 from lanewise.scheduler.costs.estimate import after_wait
 from lanewise.scheduler.costs.table import Bucket, CostTable
-from lanewise.scheduler.decisions import LaunchReason
-from lanewise.scheduler.policy.interface import Choice, GiveUp, fill
+from lanewise.scheduler.policy.interface import fill
 from lanewise.scheduler.policy.mixing import Mixes
 from lanewise.scheduler.policy.moment import Moment, Targets
 from lanewise.scheduler.policy.options import Option, pays_to_wait, weigh
 from lanewise.scheduler.policy.prices import Prices
+from lanewise.scheduler.request import End, Launch, LaunchReason, Request
 
 MOST_HEADS = 16
 """Requests for which a launch is looked for at a time, the most urgent ones: so many shapes at once
@@ -56,14 +56,10 @@ class CostAwarePolicy:
         self._prices: dict[tuple[tuple[int, ...], tuple[Bucket, ...]], Prices] = {}
         self._targets = Targets()
         self._live_lanes = 0  # that the prices were made for
-        self._wakeup_ns: int | None = None
+        self.wakeup_ns: int | None = None
 
-    @property
-    def wakeup_ns(self) -> int | None:
-        return self._wakeup_ns
-
-    def choose(self, backlog: Backlog, now_ns: int) -> Choice | GiveUp | None:
-        wakeup_ns, self._wakeup_ns = self._wakeup_ns, None
+    def choose(self, backlog: Backlog, now_ns: int) -> Launch | End | None:
+        wakeup_ns, self.wakeup_ns = self.wakeup_ns, None
         if not backlog.has_room:
             return None
         moment = Moment(backlog, self._costs, self._targets, now_ns)
@@ -74,9 +70,9 @@ class CostAwarePolicy:
             queues: Iterable[StackQueue] = backlog.queues.values()
         else:  # whatever was held before is still held
             queues = backlog.changed_queues()
-            self._wakeup_ns = wakeup_ns
+            self.wakeup_ns = wakeup_ns
         mixes = None
-        if backlog.has_kin:
+        if backlog.kin:
             mixes = Mixes(backlog, functools.partial(self._prices_for, backlog, now_ns))
         for head in _most_urgent(queues, moment):
             queue = backlog.queue_of(head)
@@ -84,7 +80,7 @@ class CostAwarePolicy:
             choice = self._choose_from(head, mixed, backlog, moment)
             if (
                 mixed is not queue
-                and not isinstance(choice, Choice)
+                and not isinstance(choice, Launch)
                 and (choice is not None or not moment.is_idle(mixed.fits))
             ):  # too long for its deadline, or for the lanes that are idle
                 choice = self._choose_from(head, queue, backlog, moment)
@@ -94,14 +90,14 @@ class CostAwarePolicy:
                 return choice
         return None
 
-    def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
-        prices = self._prices_for(backlog, now_ns, waiting.fits, waiting.buckets)
+    def needed_ns(self, backlog: Backlog, waiting: Request, now_ns: int) -> int:
+        prices = self._prices_for(backlog, now_ns, waiting.fits, waiting.route.buckets)
         needed_ns = prices.least_ns(waiting.rows_left)
         self._targets.note(waiting, needed_ns, now_ns)
         return needed_ns
 
     def _wake_at(self, at_ns: int) -> None:
-        self._wakeup_ns = at_ns if self._wakeup_ns is None else min(self._wakeup_ns, at_ns)
+        self.wakeup_ns = at_ns if self.wakeup_ns is None else min(self.wakeup_ns, at_ns)
 
     def _prices_for(
         self, backlog: Backlog, now_ns: int, fits: tuple[int, ...], buckets: tuple[Bucket, ...]
@@ -118,8 +114,8 @@ class CostAwarePolicy:
         return made
 
     def _choose_from(
-        self, head: Waiting, queue: StackQueue, backlog: Backlog, moment: Moment
-    ) -> Choice | GiveUp | None:
+        self, head: Request, queue: StackQueue, backlog: Backlog, moment: Moment
+    ) -> Launch | End | None:
         if not moment.is_any_idle and not moment.can_go_behind(queue):
             return None
         prices = self._prices_for(backlog, moment.now_ns, queue.fits, queue.buckets)
@@ -133,11 +129,11 @@ class CostAwarePolicy:
         now, later = weigh(head, queue, prices, moment, slack_ns)
         if now is None and later is None:
             needed_ns = _needed_ns(head, prices, moment)
-            if needed_ns > slack_ns and (moment.running or len(backlog) > 1):
-                return GiveUp(head, needed_ns)
+            if needed_ns > slack_ns and (moment.running or len(backlog.arrivals) > 1):
+                return End(head, needed_ns=needed_ns)
             now, _ = weigh(head, queue, prices, moment, math.inf)
             if now is not None and now.cuts and slack_ns < math.inf:
-                return GiveUp(head, needed_ns)  # the rest would be late
+                return End(head, needed_ns=needed_ns)  # the rest would be late
         if now is None:
             return None
         if later is not None and pays_to_wait(now, later, queue.rows):
@@ -149,7 +145,7 @@ class CostAwarePolicy:
         return None if reason is None else _launch(head, queue, now, reason, moment)
 
     def _weigh_alone(
-        self, head: Waiting, queue: StackQueue, prices: Prices, moment: Moment
+        self, head: Request, queue: StackQueue, prices: Prices, moment: Moment
     ) -> Option:
         """Get the best launch for the only request of a queue while nothing runs.
 
@@ -164,7 +160,7 @@ class CostAwarePolicy:
         return option
 
     def _why_now(
-        self, head: Waiting, queue: StackQueue, option: Option, moment: Moment
+        self, head: Request, queue: StackQueue, option: Option, moment: Moment
     ) -> LaunchReason | None:
         """Say why a launch must not wait for more rows; None if it should, until `wakeup_ns`."""
         if moment.draining:
@@ -190,18 +186,18 @@ class CostAwarePolicy:
         return None
 
 
-def _most_urgent(queues: Iterable[StackQueue], moment: Moment) -> Sequence[Waiting]:
+def _most_urgent(queues: Iterable[StackQueue], moment: Moment) -> Sequence[Request]:
     """Get the most urgent requests that a launch could be made for now."""
-    heads = [
-        head
-        for queue in queues
-        if moment.is_idle(queue.fits) or moment.can_go_behind(queue)
-        for head in queue.heads
-    ]
+    heads = []
+    for queue in queues:
+        if moment.is_idle(queue.fits) or moment.can_go_behind(queue):
+            # One for each combination of profiles made for them.
+            for entries in queue.by_owners.values():
+                heads.append(entries[0])  # noqa: PERF401 - a comprehension is one more call
     return heads if len(heads) == 1 else heapq.nsmallest(MOST_HEADS, heads, key=_urgency)
 
 
-def _needed_ns(waiting: Waiting, prices: Prices, moment: Moment) -> int:
+def _needed_ns(waiting: Request, prices: Prices, moment: Moment) -> int:
     """Estimate what a request takes from now if it is served next, in the best of lanes."""
     rows = waiting.rows_left
     needed = []
@@ -215,24 +211,24 @@ def _needed_ns(waiting: Waiting, prices: Prices, moment: Moment) -> int:
 
 
 def _launch(
-    head: Waiting, queue: StackQueue, option: Option, reason: LaunchReason, moment: Moment
-) -> Choice | None:
+    head: Request, queue: StackQueue, option: Option, reason: LaunchReason, moment: Moment
+) -> Launch | None:
     """Choose the requests; None if too few would be in time to fill a launch behind another."""
     lane = option.prices.lane
     room = min(lane.padded(option.rows), option.prices.max_rows)
     end_ns = moment.now_ns + option.lasts_ns(option.rows)
-    parts = fill(_in_time(head, queue.entries, end_ns), room)
-    rows = sum(count for _, count in parts)
+    entries = queue.entries
+    parts, rows = fill(entries if len(entries) == 1 else _in_time(head, entries, end_ns), room)
     if lane.in_flight and rows < option.prices.most_rows_of(queue):
         return None  # it would only wait on the device, and could no longer grow
     alone_ns = option.prices.typical_ns[rows]
     if option.wait_ns:  # less by what it can do meanwhile
         alone_ns = after_wait(alone_ns, option.prices.behind_ns[rows], option.wait_ns)
     predicted_ns = option.wait_ns + round(alone_ns * option.slowdown)
-    return Choice(lane, parts, reason, predicted_ns, option.slowdown)
+    return Launch(lane, parts, reason, predicted_ns, option.slowdown)
 
 
-def _in_time(head: Waiting, entries: Sequence[Waiting], end_ns: int) -> Iterator[Waiting]:
+def _in_time(head: Request, entries: Sequence[Request], end_ns: int) -> Iterator[Request]:
     """Iterate over the head, and the others that would be done in time."""
     yield head
     for waiting in entries:

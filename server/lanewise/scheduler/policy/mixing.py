@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting, by_urgency
+from lanewise.scheduler.backlog import Backlog, StackQueue, by_urgency
 from lanewise.scheduler.costs.table import Bucket
 from lanewise.scheduler.policy.prices import Prices
+from lanewise.scheduler.request import Request
 
 PricesFor = Callable[[tuple[int, ...], tuple[Bucket, ...]], Prices]
 """Gets the prices in the profiles of given indexes, of shapes of given buckets, by profile."""
@@ -48,7 +49,7 @@ class Mixes:
         self._groups: dict[int, Group] = {}
         self._mixed: dict[int, StackQueue] = {}
 
-    def mix_of(self, head: Waiting) -> StackQueue:
+    def mix_of(self, head: Request) -> StackQueue:
         """Get what should be launched together with `head`: its queue, alone or with others."""
         queue = self._backlog.queue_of(head)
         kin = self._backlog.kin_of(head)
@@ -100,7 +101,7 @@ def _merge(group: Group) -> StackQueue:
     for queue in queues:
         rows_by_bits.update(queue.rows_by_bits)
     entries = sorted(itertools.chain(*(queue.entries for queue in queues)), key=by_urgency)
-    by_owners: dict[tuple[int, ...], list[Waiting]] = {}
+    by_owners: dict[tuple[int, ...], list[Request]] = {}
     for waiting in entries:
         by_owners.setdefault(waiting.owners, []).append(waiting)
     return StackQueue(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from lanewise.scheduler.backlog import Backlog, StackQueue, Waiting
+from lanewise.scheduler.backlog import Backlog, StackQueue
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.request import DEFAULT_TARGET_NS
+from lanewise.scheduler.request import DEFAULT_TARGET_NS, Request
 
 TARGETS_LAST_NS = 1_000_000_000
 """For so long after a request with a latency target, bulk launches are kept short for its like."""
@@ -41,14 +41,13 @@ class Targets:
     def __init__(self) -> None:
         self._tightest: dict[int, tuple[int, int]] = {}  # the target, and when it was seen
 
-    def note(self, waiting: Waiting, needed_ns: int, now_ns: int) -> None:
-        """Take note of what a request that arrives asks for, if that can be had."""
+    def note(self, waiting: Request, needed_ns: int, now_ns: int) -> None:
+        """Record what a request that arrives asks for, if that can be had."""
         if len(waiting.fits) > 1:
             return  # while one lane is busy it has another
-        request = waiting.request
-        target_ns = request.target_ns
-        if request.deadline_ns is not None:
-            target_ns = request.deadline_ns - now_ns
+        target_ns = waiting.target_ns
+        if waiting.deadline_ns is not None:
+            target_ns = waiting.deadline_ns - now_ns
         elif target_ns >= DEFAULT_TARGET_NS:
             return
         if target_ns < needed_ns:
@@ -102,10 +101,10 @@ class Moment:
 
     def is_idle(self, fits: tuple[int, ...]) -> bool:
         """Whether a lane of one of these profiles has nothing in flight."""
-        return any(
-            not lane.in_flight and not lane.is_retired and lane.profile.index in fits
-            for lane in self._lanes
-        )
+        for lane in self._lanes:
+            if not lane.in_flight and not lane.is_retired and lane.profile.index in fits:
+                return True
+        return False
 
     def can_go_behind(self, queue: StackQueue) -> bool:
         """Whether a launch for `queue` might be given to a lane that still executes another.
@@ -126,7 +125,7 @@ class Moment:
         # One that is overdue may be so for as long again: it is not free just now.
         return abs(lane.expected_end_ns - self.now_ns)
 
-    def is_wanted(self, lane: Lane, head: Waiting) -> bool:
+    def is_wanted(self, lane: Lane, head: Request) -> bool:
         """Whether requests wait that `lane` is made for, while it is not made for `head`."""
         index = lane.profile.index
         return index not in head.owners and any(index in owners for owners in self._by_owners)
@@ -146,7 +145,7 @@ class Moment:
         for other in self.running:
             left_ns = other.expected_end_ns - starts_ns
             if other is not lane and left_ns > 0:
-                other_rows = other.in_flight[-1][0].padded_rows  # what it is busy with until then
+                other_rows = other.in_flight[-1].padded_rows  # what it is busy with until then
                 slowdown += self._costs.beside(index, other.profile.index, other_rows) - 1
                 harm += 1 - 1 / self._costs.beside(other.profile.index, index, rows)
                 longest_ns = max(longest_ns, left_ns)

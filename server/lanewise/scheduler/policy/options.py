@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from lanewise.scheduler.backlog import StackQueue, Waiting
+from lanewise.scheduler.backlog import StackQueue
 from lanewise.scheduler.policy.moment import Moment
 from lanewise.scheduler.policy.prices import LanePrices, Prices
+from lanewise.scheduler.request import Request
 
 CLOSE = 0.05
 """Lanes whose costs differ by less than this share of a launch are as good as each other."""
@@ -48,7 +49,7 @@ class Option(NamedTuple):
 
 
 def weigh(
-    head: Waiting, queue: StackQueue, prices: Prices, moment: Moment, slack_ns: float
+    head: Request, queue: StackQueue, prices: Prices, moment: Moment, slack_ns: float
 ) -> tuple[Option | None, Option | None]:
     """Get the best launch that can be made now, and the best that has to wait for its lane.
 
@@ -112,7 +113,7 @@ class _Task:
 
     def __init__(
         self,
-        head: Waiting,
+        head: Request,
         queue: StackQueue,
         prices: Prices,
         moment: Moment,

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lanewise.model.spec import Profile
-from lanewise.scheduler.backlog import Backlog, Waiting
-from lanewise.scheduler.decisions import LaunchReason
+from lanewise.scheduler.backlog import Backlog
 from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.request import LaunchReason, Part, Request
 
 
 class ArrivalOrder:
     """The half of a policy that does not look at deadlines: they expire in the queue."""
 
-    _wakeup_ns: int | None = None
+    wakeup_ns: int | None = None
 
-    @property
-    def wakeup_ns(self) -> int | None:
-        return self._wakeup_ns
-
-    def needed_ns(self, backlog: Backlog, waiting: Waiting, now_ns: int) -> int:
+    def needed_ns(self, backlog: Backlog, waiting: Request, now_ns: int) -> int:
         return 0
 
 
@@ -28,12 +24,12 @@ def is_busy(backlog: Backlog) -> bool:
     return any(lane.in_flight for lane in backlog.lanes)
 
 
-def same_kind(waiting: Waiting, other: Waiting) -> bool:
+def same_kind(waiting: Request, other: Request) -> bool:
     """Tell whether two requests may share a launch."""
-    return waiting.request.stack_key == other.request.stack_key and waiting.fits == other.fits
+    return waiting.stack_key == other.stack_key and waiting.fits == other.fits
 
 
-def head_run(backlog: Backlog) -> Iterator[Waiting]:
+def head_run(backlog: Backlog) -> Iterator[Request]:
     """Iterate over the oldest request and those right behind it that may share its launch."""
     head = None
     for waiting in backlog:
@@ -43,14 +39,14 @@ def head_run(backlog: Backlog) -> Iterator[Waiting]:
         yield waiting
 
 
-def take_in_order(run: Iterator[Waiting], room: int) -> list[tuple[Waiting, int]]:
+def take_in_order(run: Iterator[Request], room: int) -> list[Part]:
     """Take requests until the next does not fit into `room` rows; the first is cut to fit."""
-    parts: list[tuple[Waiting, int]] = []
+    parts: list[Part] = []
     for waiting in run:
         rows = waiting.rows_left if parts else min(waiting.rows_left, room)
         if rows > room:
             break
-        parts.append((waiting, rows))
+        parts.append((waiting, waiting.next_row, rows))
         room -= rows
     return parts
 

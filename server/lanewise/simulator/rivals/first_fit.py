@@ -8,7 +8,7 @@ front of lanes that are ready to run at any time.
 from __future__ import annotations
 
 from lanewise.scheduler.backlog import Backlog
-from lanewise.scheduler.policy.interface import Choice
+from lanewise.scheduler.request import Launch
 from lanewise.simulator.rivals.arrival_order import (
     ArrivalOrder,
     head_run,
@@ -28,7 +28,7 @@ class FirstFitPolicy(ArrivalOrder):
     minimum are padded, a request larger than every profile is split.
     """
 
-    def choose(self, backlog: Backlog, now_ns: int) -> Choice | None:
+    def choose(self, backlog: Backlog, now_ns: int) -> Launch | None:
         head = next(iter(backlog))
         lanes = lanes_in_service(backlog, head.fits)
         profile = profiles_for(lanes, head.rows_left)[0]
@@ -36,5 +36,5 @@ class FirstFitPolicy(ArrivalOrder):
         if lane is None:
             return None
         parts = take_in_order(head_run(backlog), profile.rows.max)
-        full = sum(rows for _, rows in parts) == profile.rows.max
-        return Choice(lane, parts, why(backlog, full=full))
+        full = sum(rows for _, _, rows in parts) == profile.rows.max
+        return Launch(lane, parts, why(backlog, full=full))

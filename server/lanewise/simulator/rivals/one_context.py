@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from lanewise.scheduler.backlog import Backlog
-from lanewise.scheduler.policy.interface import Choice
+from lanewise.scheduler.request import Launch
 from lanewise.simulator.rivals.arrival_order import is_busy
 from lanewise.simulator.rivals.first_fit import FirstFitPolicy
 
@@ -23,5 +23,5 @@ class OneContextPolicy(FirstFitPolicy):
 
     one_context: ClassVar[bool] = True
 
-    def choose(self, backlog: Backlog, now_ns: int) -> Choice | None:
+    def choose(self, backlog: Backlog, now_ns: int) -> Launch | None:
         return None if is_busy(backlog) else super().choose(backlog, now_ns)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
-from lanewise.scheduler.backlog import Backlog, QueueKey, StackQueue, Waiting
+from lanewise.scheduler.backlog import Backlog, QueueKey, StackQueue
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy.interface import Choice
+from lanewise.scheduler.request import Launch, Part
 from lanewise.simulator.rivals.arrival_order import ArrivalOrder, lanes_in_service, why
 
-_arrival = operator.attrgetter("arrived_ns", "request.request_id")
+_arrival = operator.attrgetter("arrived_ns", "number")
 
 
 class TfServingPolicy(ArrivalOrder):
@@ -49,8 +49,8 @@ class TfServingPolicy(ArrivalOrder):
         self._last_turns: dict[QueueKey, int] = {}
         self._turn = 0
 
-    def choose(self, backlog: Backlog, now_ns: int) -> Choice | None:
-        self._wakeup_ns = None
+    def choose(self, backlog: Backlog, now_ns: int) -> Launch | None:
+        self.wakeup_ns = None
         if sum(len(lane.in_flight) for lane in backlog.lanes) >= self._threads:
             return None
         for key, queue in sorted(backlog.queues.items(), key=self._last_turn):
@@ -64,8 +64,8 @@ class TfServingPolicy(ArrivalOrder):
             due_ns = min(one.arrived_ns for one in queue.entries) + self._timeout_ns
             if rows == room or due_ns <= now_ns or backlog.draining:
                 self._note_turn(key, backlog)
-                return Choice(lane, _take(queue, rows), why(backlog, full=rows == room))
-            self._wakeup_ns = due_ns if self._wakeup_ns is None else min(self._wakeup_ns, due_ns)
+                return Launch(lane, _take(queue, rows), why(backlog, full=rows == room))
+            self.wakeup_ns = due_ns if self.wakeup_ns is None else min(self.wakeup_ns, due_ns)
         return None
 
     def _last_turn(self, entry: tuple[QueueKey, StackQueue]) -> int:
@@ -87,12 +87,12 @@ def _lane_for(lanes: Sequence[Lane], rows: int) -> Lane | None:
     return next((one for one in wide if one.padded(rows) == size and one.has_room), None)
 
 
-def _take(queue: StackQueue, rows: int) -> list[tuple[Waiting, int]]:
+def _take(queue: StackQueue, rows: int) -> list[Part]:
     """Take the oldest `rows` rows of a queue; the last request may be cut."""
     parts = []
     for waiting in sorted(queue.entries, key=_arrival):
         taken = min(rows, waiting.rows_left)
-        parts.append((waiting, taken))
+        parts.append((waiting, waiting.next_row, taken))
         rows -= taken
         if not rows:
             break

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 from lanewise.model.spec import Profile
 from lanewise.model.tensors import Shape
-from lanewise.scheduler.backlog import Backlog, Waiting
+from lanewise.scheduler.backlog import Backlog
 from lanewise.scheduler.lane import Lane
-from lanewise.scheduler.policy.interface import Choice
+from lanewise.scheduler.request import Launch, Request
 from lanewise.simulator.rivals.arrival_order import (
     ArrivalOrder,
     is_busy,
@@ -56,8 +56,8 @@ class TritonPolicy(ArrivalOrder):
         self._preferred = frozenset(preferred_rows)
         self._as_coded = as_coded
 
-    def choose(self, backlog: Backlog, now_ns: int) -> Choice | None:
-        self._wakeup_ns = None
+    def choose(self, backlog: Backlog, now_ns: int) -> Launch | None:
+        self.wakeup_ns = None
         if is_busy(backlog):
             return None
         lanes = lanes_in_service(backlog, next(iter(backlog)).fits)
@@ -70,13 +70,13 @@ class TritonPolicy(ArrivalOrder):
         if lane is None:
             return None
         parts = take_in_order(iter(batch), profile.rows.max)
-        full = sum(rows for _, rows in parts) == profile.rows.max
-        return Choice(lane, parts, why(backlog, full=full))
+        full = sum(rows for _, _, rows in parts) == profile.rows.max
+        return Launch(lane, parts, why(backlog, full=full))
 
-    def _form_batch(self, backlog: Backlog, most: int, now_ns: int) -> list[Waiting]:
+    def _form_batch(self, backlog: Backlog, most: int, now_ns: int) -> list[Request]:
         """Get the requests to launch now; none if it is better to wait until `wakeup_ns`."""
         preferred = self._preferred or {most}
-        pending: list[Waiting] = []
+        pending: list[Request] = []
         rows = 0
         marked = 0  # how many requests make up the last preferred size that was passed
         is_closed = False
@@ -100,10 +100,10 @@ class TritonPolicy(ArrivalOrder):
             return pending
         if rows >= max(preferred):
             return pending
-        self._wakeup_ns = due_ns
+        self.wakeup_ns = due_ns
         return []
 
-    def _fit(self, batch: list[Waiting], lanes: Sequence[Lane]) -> tuple[Profile, list[Waiting]]:
+    def _fit(self, batch: list[Request], lanes: Sequence[Lane]) -> tuple[Profile, list[Request]]:
         """Choose the profile of a batch, and how much of the batch it admits."""
         rows = sum(waiting.rows_left for waiting in batch)
         for count in range(len(batch), 0, -1):
@@ -114,8 +114,8 @@ class TritonPolicy(ArrivalOrder):
         rows = batch[0].rows_left
         return self._nearest(profiles_for(lanes, rows), rows, batch[0]), batch[:1]
 
-    def _nearest(self, profiles: Sequence[Profile], rows: int, head: Waiting) -> Profile:
-        shapes = head.request.route.shapes
+    def _nearest(self, profiles: Sequence[Profile], rows: int, head: Request) -> Profile:
+        shapes = head.route.shapes
         return min(profiles, key=lambda one: distance(one, rows, shapes, as_coded=self._as_coded))
 
 

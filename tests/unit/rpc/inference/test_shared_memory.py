@@ -14,7 +14,7 @@ from helpers.rpc import (
     spec_of,
 )
 from lanewise.errors import InvalidRegion, InvalidRequest, MalformedContents
-from lanewise.model.regions import NOWHERE, RegionSlice, RegionTensor
+from lanewise.model.regions import NO_PLACEMENTS, RegionSlice, RegionTensor
 from lanewise.model.tensors import DYNAMIC, DType
 from lanewise.rpc.inference.codec import decode_inputs, encode_response, select_outputs
 from lanewise.rpc.inference.region_access import is_local
@@ -168,4 +168,4 @@ async def test_lanes_get_references_to_shared_memory_and_no_contents():
     (submission,) = lanes.submissions
     assert submission.inputs == {"X": RegionTensor(RegionSlice("r", 0, 24), DType.FP32, (2, 3))}
     assert submission.placements == {"out.X": RegionSlice("r", 0, 5)}
-    assert NOWHERE == {}
+    assert NO_PLACEMENTS == {}

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from helpers.sim import profile
 from lanewise.scheduler.costs.table import CostTable
-from lanewise.scheduler.decisions import LaneId
-from lanewise.scheduler.lane import Lane
+from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.policy.prices import Prices
 
 BUCKET = 0
