@@ -46,7 +46,7 @@ LANES = (
     Stage("choose (policy and core)", Scheduler, "tick"),
     Stage("launch: carry out", RequestFlow, "_carry_out"),
     Stage("launch: build batch, hand over", Launcher, "launch"),
-    Stage("settle (core)", Scheduler, "_settle"),
+    Stage("end of launch (core)", Scheduler, "_free_place"),
     Stage("deliver: end of launch", RequestFlow, "_finish"),
     Stage("deliver: cut rows", RequestFlow, "_deliver"),
     Stage("deliver: join, tell the caller", RequestFlow, "_end"),
