@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from lanewise_client import lanes, messages, metadata
 from lanewise_client.calls import CLIENT_TIMEOUT, CallRules, Options, Timeout, channel_options
-from lanewise_client.codec import Array
+from lanewise_client.datatypes import Array
 from lanewise_client.errors import DeadlineExpired, ServingError, Unavailable
 from lanewise_client.messages import InferRequest, Outputs
 from lanewise_client.protos import inference_pb2 as pb

@@ -7,75 +7,29 @@ Arrays travel as raw contents: little-endian, row-major; elements of BYTES each 
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from lanewise_client.contents import join_elements, object_array, read_typed, split_elements
+from lanewise_client.datatypes import ML_DTYPES, NUMPY_TYPES, TYPED_LISTS, Array
 from lanewise_client.errors import ServingError
 from lanewise_client.protos import inference_pb2 as pb
 
-Array = npt.NDArray[Any]
-"""An array of any shape and of any datatype below."""
-
-# By dtype.name, so that the types of ml_dtypes are known without importing it.
+# By dtype.name, so that the types of ml_dtypes are known without importing it. BYTES are told
+# by the kind of their dtype.
 _DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "FP8_E4M3FN",
-    "float8_e5m2": "FP8_E5M2",
-}
+    dtype.name: datatype for datatype, dtype in NUMPY_TYPES.items() if datatype != "BYTES"
+} | {name: datatype for datatype, name in ML_DTYPES.items()}
 
-# What the raw bytes of an answer are read as. numpy has no type for the last three: BF16
-# is widened afterwards, FP8 stays the bits it is.
-_RAW_TYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
+# BF16 is widened afterwards, FP8 stays the bits it is.
+_RAW_TYPES = NUMPY_TYPES | {
     "BF16": np.dtype("<u2"),
     "FP8_E4M3FN": np.dtype("u1"),
     "FP8_E5M2": np.dtype("u1"),
 }
 
-_TYPED_FIELDS = {
-    "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
-
 _TEXT_KINDS = "SUOT"  # bytes, str, objects, numpy's variable-width strings
-_LENGTH = struct.Struct("<I")
 _BYTE_SIZE = "shared_memory_byte_size"
 _NO_ROOM: Mapping[str, memoryview] = {}
 
@@ -124,7 +78,7 @@ def encode(name: str, array: Array) -> tuple[pb.ModelInferRequest.InferInputTens
     """
     tensor = describe(name, array)
     if tensor.datatype == "BYTES":
-        return tensor, _join_elements(name, array)
+        return tensor, join_elements(_elements(name, array))
     return tensor, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
@@ -167,8 +121,7 @@ def decode(
     }
 
 
-def _join_elements(name: str, array: Array) -> bytes:
-    parts: list[bytes] = []
+def _elements(name: str, array: Array) -> Iterator[bytes]:
     for index, element in enumerate(array.flat):
         data = element.encode() if isinstance(element, str) else element
         if not isinstance(data, bytes):
@@ -176,8 +129,7 @@ def _join_elements(name: str, array: Array) -> bytes:
                 f"input '{name}': element {index} is a {type(element).__name__}, but an object "
                 "array can be sent only if every element is bytes or str"
             )
-        parts += (_LENGTH.pack(len(data)), data)
-    return b"".join(parts)
+        yield data
 
 
 def _written(output: pb.ModelInferResponse.InferOutputTensor, room: memoryview) -> memoryview:
@@ -191,7 +143,11 @@ def _written(output: pb.ModelInferResponse.InferOutputTensor, room: memoryview) 
 
 def _decode_raw(output: pb.ModelInferResponse.InferOutputTensor, raw: bytes | memoryview) -> Array:
     if output.datatype == "BYTES":
-        return _shaped(output, _object_array(_split_elements(output, bytes(raw))))
+        try:
+            elements = object_array(split_elements(bytes(raw)))
+        except ValueError as error:
+            raise _malformed(output, f"an element that ends past its {len(raw)} bytes") from error
+        return _shaped(output, elements)
     dtype = _RAW_TYPES.get(output.datatype)
     if dtype is None:
         raise _malformed(output, "a datatype this client does not know")
@@ -202,41 +158,18 @@ def _decode_raw(output: pb.ModelInferResponse.InferOutputTensor, raw: bytes | me
 
 
 def _decode_typed(output: pb.ModelInferResponse.InferOutputTensor) -> Array:
-    field = _TYPED_FIELDS.get(output.datatype)
-    if field is None:
+    if output.datatype not in TYPED_LISTS:
         raise _malformed(output, "no raw contents, and typed contents cannot hold it")
-    elements = list(getattr(output.contents, field))
-    if output.datatype == "BYTES":
-        return _shaped(output, _object_array(elements))
-    dtype = _RAW_TYPES[output.datatype]
-    if dtype.kind in "iu" and elements:
-        allowed = np.iinfo(dtype)
-        if min(elements) < allowed.min or max(elements) > allowed.max:
-            raise _malformed(output, "elements out of its range")
-    return _shaped(output, np.array(elements, dtype))
+    try:
+        elements = read_typed(output.contents, output.datatype)
+    except ValueError as error:
+        raise _malformed(output, "elements out of its range") from error
+    return _shaped(output, elements)
 
 
 def _widen(bfloat16_bits: Array) -> Array:
     # A bfloat16 is the upper half of the float32 of the same value.
     return (bfloat16_bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-def _split_elements(output: pb.ModelInferResponse.InferOutputTensor, raw: bytes) -> Iterable[bytes]:
-    start = 0
-    while start < len(raw):
-        begin = start + _LENGTH.size
-        end = begin + _LENGTH.unpack_from(raw, start)[0] if begin <= len(raw) else begin
-        if end > len(raw):
-            raise _malformed(output, f"an element that ends past its {len(raw)} bytes")
-        yield raw[begin:end]
-        start = end
-
-
-def _object_array(elements: Iterable[bytes]) -> Array:
-    values = list(elements)
-    array = np.empty(len(values), np.object_)
-    array[:] = values
-    return array
 
 
 def _shaped(output: pb.ModelInferResponse.InferOutputTensor, elements: Array) -> Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from lanewise_client import codec
-from lanewise_client.codec import Array
+from lanewise_client.datatypes import Array
 from lanewise_client.errors import REASON, MessageTooLarge, ServingError, from_stream
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.results import InferResult

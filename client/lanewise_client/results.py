@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lanewise_client.codec import Array
+from lanewise_client.datatypes import Array
 
 Shape = tuple[int, ...]
 

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from lanewise_client import codec, messages
-from lanewise_client.codec import Array
+from lanewise_client.datatypes import Array
 from lanewise_client.errors import RegionExists, RegionNotFound
 from lanewise_client.messages import InferRequest, Slice
 from lanewise_client.protos import inference_pb2 as pb

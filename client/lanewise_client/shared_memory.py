@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lanewise_client.codec import Array
+from lanewise_client.datatypes import Array
 from lanewise_client.protos import inference_pb2 as pb
 
 FOLDER = Path("/dev/shm")

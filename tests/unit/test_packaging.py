@@ -99,6 +99,25 @@ def test_the_server_starts_without_any_backend_installed():
     assert backends.isdisjoint(json.loads(loaded))
 
 
+def test_grpc_is_not_imported_where_nobody_speaks_it():
+    loaded = run_python(
+        "import json, sys, lanewise.processes.app, lanewise.ipc.server, lanewise.cli.simulate, "
+        "lanewise.cli.build; print(json.dumps(sorted(sys.modules)))"
+    )
+
+    assert {"lanewise.model.tensors", "lanewise_client.datatypes"} <= set(json.loads(loaded))
+    assert {"grpc", "google.protobuf"}.isdisjoint(json.loads(loaded))
+
+
+def test_every_name_of_the_client_is_imported_when_it_is_used():
+    run_python(
+        "import lanewise_client\n"
+        "assert lanewise_client.errors.ServingError is lanewise_client.ServingError\n"
+        "assert {'Client', 'errors'} <= set(dir(lanewise_client))\n"
+        "for name in lanewise_client.__all__: assert getattr(lanewise_client, name), name"
+    )
+
+
 def test_a_python_that_is_supported_is_declared():
     declared = {
         classifier.rpartition(" ")[2]

@@ -12,6 +12,7 @@ import numpy as np
 
 from lanewise.errors import (
     InvalidRegion,
+    MalformedContents,
     Overloaded,
     RegionExists,
     RegionNotFound,
@@ -133,7 +134,10 @@ class Regions:
         memory = self._find(tensor.where)
         raw = np.empty(tensor.where.byte_size, np.uint8)
         memory.read(tensor.where.offset, raw)
-        return array_from_raw(raw.data, tensor.dtype, tensor.shape, _title(tensor.where))
+        try:
+            return array_from_raw(raw.data, tensor.dtype, tensor.shape)
+        except ValueError as error:
+            raise MalformedContents(f"{_title(tensor.where)}: {error}") from error
 
     def read_by_device(self, tensor: RegionTensor) -> DeviceArray | None:
         """Get a tensor for the device to copy by itself; None if it is to be read instead.

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
+from lanewise_client.datatypes import ML_DTYPES, NUMPY_TYPES
+
 Shape = tuple[int, ...]
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
@@ -20,10 +22,13 @@ DYNAMIC = -1
 
 
 class DType(enum.Enum):
-    """An element type, by its KServe v2 name.
+    """An element type, by its name on the wire.
 
-    FP8_E4M3FN and FP8_E5M2 are not in KServe v2; they are named after their numpy types.
+    Attributes:
+        numpy: the type of an array of these; `object` (of bytes) for BYTES.
     """
+
+    numpy: np.dtype[np.generic]
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -42,30 +47,9 @@ class DType(enum.Enum):
     FP8_E4M3FN = "FP8_E4M3FN"
     FP8_E5M2 = "FP8_E5M2"
 
-    @property
-    def numpy(self) -> np.dtype[np.generic]:
-        """The numpy type of an array of this datatype; `object` (of bytes) for BYTES."""
-        return _NUMPY[self]
-
-
-_NUMPY: dict[DType, np.dtype[np.generic]] = {
-    DType.BOOL: np.dtype(np.bool_),
-    DType.UINT8: np.dtype(np.uint8),
-    DType.UINT16: np.dtype("<u2"),
-    DType.UINT32: np.dtype("<u4"),
-    DType.UINT64: np.dtype("<u8"),
-    DType.INT8: np.dtype(np.int8),
-    DType.INT16: np.dtype("<i2"),
-    DType.INT32: np.dtype("<i4"),
-    DType.INT64: np.dtype("<i8"),
-    DType.FP16: np.dtype("<f2"),
-    DType.FP32: np.dtype("<f4"),
-    DType.FP64: np.dtype("<f8"),
-    DType.BF16: np.dtype(ml_dtypes.bfloat16),
-    DType.BYTES: np.dtype(np.object_),
-    DType.FP8_E4M3FN: np.dtype(ml_dtypes.float8_e4m3fn),
-    DType.FP8_E5M2: np.dtype(ml_dtypes.float8_e5m2),
-}
+    def __init__(self, datatype: str) -> None:
+        foreign = ML_DTYPES.get(datatype)
+        self.numpy = np.dtype(getattr(ml_dtypes, foreign)) if foreign else NUMPY_TYPES[datatype]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,16 @@ from lanewise.model.raw_contents import array_from_raw, raw_from_array
 from lanewise.model.regions import NO_PLACEMENTS, RegionSlice, RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, DType, Shape, TensorSpec, element_count, format_shape
-from lanewise.rpc.inference.contents import array_from_typed, fill_typed, has_typed_list
 from lanewise.rpc.inference.parameters import refuse_output_parameters
 from lanewise.rpc.inference.region_parameters import REGION, read_slice, write_slice
 from lanewise.scheduler.results import InferResult
-from lanewise_client.protos.inference_pb2 import ModelInferRequest, ModelInferResponse
+from lanewise_client.contents import read_typed
+from lanewise_client.datatypes import TYPED_LISTS
+from lanewise_client.protos.inference_pb2 import (
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+)
 
 MAX_RANK = 32
 """The most dimensions an array of numpy 1 can have."""
@@ -92,9 +97,12 @@ def decode_inputs(request: ModelInferRequest, spec: ModelSpec) -> dict[str, Arra
                 )
             arrays[sent.name] = _lying_at(where, tensor.dtype, shape, title)
         elif raw_contents:
-            arrays[sent.name] = array_from_raw(next(next_raw), tensor.dtype, shape, title)
+            try:
+                arrays[sent.name] = array_from_raw(next(next_raw), tensor.dtype, shape)
+            except ValueError as error:
+                raise MalformedContents(f"{title}: {error}") from error
         else:
-            arrays[sent.name] = array_from_typed(sent.contents, tensor.dtype, shape, title)
+            arrays[sent.name] = _array_from_typed(sent.contents, tensor.dtype.value, shape, title)
     if len(arrays) != len(known):
         missing = [tensor for tensor in spec.inputs if tensor.name not in arrays]
         raise UnknownTensor(
@@ -123,7 +131,7 @@ def select_outputs(request: ModelInferRequest, spec: ModelSpec, *, raw: bool) ->
         tensors, placements = _named_outputs(request, spec)
     if not raw:
         for tensor in tensors:
-            if not has_typed_list(tensor.dtype) and tensor.name not in placements:
+            if tensor.dtype.value not in TYPED_LISTS and tensor.name not in placements:
                 raise Unsupported(
                     f"model '{spec.name}', output '{tensor.name}': {tensor.dtype.value} has no "
                     "typed contents; leave out the request parameter 'binary_data_output'"
@@ -154,7 +162,8 @@ def encode_response(
         elif selection.raw:
             raw = raw_from_array(found, tensor.dtype)
         else:
-            fill_typed(output.contents, found, tensor.dtype)
+            elements = getattr(output.contents, TYPED_LISTS[tensor.dtype.value])
+            elements.extend(found.ravel().tolist())
         if selection.raw:
             response.raw_output_contents.append(raw)
     launches = result.launches
@@ -205,6 +214,30 @@ def _lying_at(where: RegionSlice, dtype: DType, shape: Shape, title: str) -> Reg
                 f"{format_shape(shape)} of {dtype.value} takes {wanted}"
             )
     return RegionTensor(where, dtype, shape)
+
+
+def _array_from_typed(
+    contents: InferTensorContents, datatype: str, shape: Shape, title: str
+) -> Array:
+    """Copy typed contents, exactly the list of `datatype` filled, into a new array of `shape`."""
+    wanted = TYPED_LISTS.get(datatype)
+    if wanted is None:
+        raise Unsupported(f"{title}: {datatype} has no typed contents; send it raw")
+    for filled, _ in contents.ListFields():
+        if filled.name != wanted:
+            raise MalformedContents(
+                f"{title}: {filled.name} is filled, but {datatype} belongs into {wanted}"
+            )
+    try:
+        elements = read_typed(contents, datatype)
+    except ValueError as error:
+        raise MalformedContents(f"{title}: {error}") from error
+    if elements.size != element_count(shape):
+        raise MalformedContents(
+            f"{title}: {elements.size} elements in {wanted}, but shape "
+            f"{format_shape(shape)} takes {element_count(shape)}"
+        )
+    return elements.reshape(shape)
 
 
 def _check_raw_entries(request: ModelInferRequest, spec: ModelSpec) -> None:

@@ -17,14 +17,14 @@ from lanewise.errors import (
 from lanewise.model.raw_contents import raw_from_array
 from lanewise.model.tensors import DYNAMIC, DType
 from lanewise.rpc.inference.codec import decode_inputs, encode_response, select_outputs
-from lanewise.rpc.inference.contents import has_typed_list
 from lanewise.scheduler.results import InferResult, LaunchReport
+from lanewise_client.datatypes import TYPED_LISTS
 from lanewise_client.protos import inference_pb2 as pb
 
 TWO = spec_of(("X", DType.FP32, (DYNAMIC, 3)), ("N", DType.INT8, (DYNAMIC,)))
 
 ALL = list(DType)
-TYPED = [dtype for dtype in ALL if has_typed_list(dtype)]
+TYPED = [dtype for dtype in ALL if dtype.value in TYPED_LISTS]
 
 
 def example_of(dtype):
@@ -152,7 +152,7 @@ def test_a_tensor_without_elements_needs_no_typed_contents(dtype):
     assert decoded.dtype == dtype.numpy
 
 
-@pytest.mark.parametrize("dtype", [dtype for dtype in ALL if not has_typed_list(dtype)])
+@pytest.mark.parametrize("dtype", [dtype for dtype in ALL if dtype.value not in TYPED_LISTS])
 def test_datatypes_without_typed_list_travel_raw_only(dtype):
     spec = one_input(dtype)
 
