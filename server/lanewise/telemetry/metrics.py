@@ -113,10 +113,6 @@ class _Latencies:
     sum_ns: int = 0
     in_bucket: list[int] = field(default_factory=lambda: [0] * len(_BUCKET_NAMES))
 
-    def add(self, latency_ns: int) -> None:
-        self.sum_ns += latency_ns
-        self.in_bucket[bisect_left(_BUCKETS_NS, latency_ns)] += 1
-
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
@@ -160,9 +156,11 @@ class Metrics(Collector):
         """
         if error:
             self._failed[model, version, error] += 1
-        else:
-            label = _SEVERAL if "," in profile else profile
-            self._latencies(model, version, label).add(latency_ns)
+            return
+        labels = (model, version, _SEVERAL if "," in profile else profile)
+        latencies = self._succeeded.get(labels) or self._latencies(*labels)
+        latencies.sum_ns += latency_ns
+        latencies.in_bucket[bisect_left(_BUCKETS_NS, latency_ns)] += 1
 
     def exposition(self) -> bytes:
         """Get every metric in Prometheus' text format, version 0.0.4."""
@@ -195,9 +193,7 @@ class Metrics(Collector):
         yield from self._collect_failed(loaded)
 
     def _latencies(self, model: str, version: str, profile: str) -> _Latencies:
-        labels = (model, version, profile)
-        found = self._succeeded.get(labels)
-        return self._succeeded.setdefault(labels, _Latencies()) if found is None else found
+        return self._succeeded.setdefault((model, version, profile), _Latencies())
 
     def _collect_succeeded(self, loaded: Iterable[_Loaded]) -> Iterator[Metric]:
         for model in loaded:
