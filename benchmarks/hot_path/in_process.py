@@ -22,7 +22,7 @@ from lanewise.clock import SystemClock
 from lanewise.memory.regions import Regions
 from lanewise.processes.app import App
 from lanewise.rpc.front import rpc_front
-from lanewise.rpc.inference.codec import decode_inputs
+from lanewise.rpc.inference.codec import Codec
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.registry import Lanes
 from lanewise.settings.server import ServerSettings
@@ -81,7 +81,7 @@ async def measure(
 async def measure_messages(lanes: Lanes) -> dict[str, float]:
     """Measure by themselves what cannot be measured inside; see `messages_alone`."""
     request = request_of_one_row(lanes.spec)
-    result = await lanes.submit(decode_inputs(request, lanes.spec))
+    result = await lanes.submit(Codec(lanes.spec).decode_inputs(request))
     return messages_alone(request, lanes.spec, result)
 
 

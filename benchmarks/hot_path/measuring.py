@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmarks.hot_path.requests import Infer, Sent, send
 from benchmarks.hot_path.stopwatch import Overhead, Stage, Stopwatch, measured
 from lanewise.model.spec import ModelSpec
-from lanewise.rpc.inference.codec import OutputSelection, encode_response
+from lanewise.rpc.inference.codec import Codec, profile_names
 from lanewise.scheduler.results import InferResult
 from lanewise_client.protos import inference_pb2 as pb
 
@@ -51,7 +51,9 @@ def messages_alone(
 ) -> dict[str, float]:
     """Measure by themselves what cannot be measured inside: C functions that are held on to."""
     data = request.SerializeToString()
-    response = encode_response("", spec, OutputSelection(spec.outputs, raw=True), result)
+    codec = Codec(spec)
+    selection = codec.select_outputs(request, raw=True)
+    response = codec.encode_response("", selection, result, profile_names(result))
     return {
         "parse": alone(lambda: pb.ModelInferRequest.FromString(data)),
         "serialize": alone(response.SerializeToString),

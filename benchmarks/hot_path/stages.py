@@ -12,7 +12,7 @@ from lanewise.ipc.connection import Connection
 from lanewise.ipc.server import _Session as EngineSession
 from lanewise.ipc.tensors import TensorReader, TensorWriter
 from lanewise.rpc.inference import service
-from lanewise.rpc.inference.observer import Observation
+from lanewise.rpc.inference.codec import Codec
 from lanewise.scheduler import flow, gathering
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.dispatcher import Dispatcher
@@ -25,12 +25,10 @@ from lanewise.telemetry.metrics import Metrics
 
 RPC = (
     Stage("find model, count the request", ModelRegistry, "resolve"),
-    Stage("find model, count the request", Observation, "__init__"),
-    Stage("find model, count the request", Observation, "__exit__"),
-    Stage("options", service, "read_options"),
-    Stage("options", service, "select_outputs"),
-    Stage("decode", service, "decode_inputs"),
-    Stage("encode", service, "encode_response"),
+    Stage("options", service, "read_parameters"),
+    Stage("options", Codec, "select_outputs"),
+    Stage("decode", Codec, "decode_inputs"),
+    Stage("encode", Codec, "encode_response"),
 )
 
 COUNT = (Stage("find model, count the request", Metrics, "request_finished"),)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -37,8 +36,6 @@ MAX_RANK = 32
 # it a few bytes of shape could ask numpy, or Python's integers, for the impossible.
 _MAX_ELEMENTS = 2**48
 
-_DTYPES = {dtype.value: dtype for dtype in DType}
-
 
 @dataclass(frozen=True, slots=True)
 class OutputSelection:
@@ -54,158 +51,235 @@ class OutputSelection:
     placements: Mapping[str, RegionSlice] = field(default_factory=dict)
 
 
-def decode_inputs(request: ModelInferRequest, spec: ModelSpec) -> dict[str, Array | RegionTensor]:
-    """Get an array, or what names one in shared memory, for every input of the model.
+class Codec:
+    """Decodes the requests for one version of a model, and encodes their responses.
 
-    Shapes are checked against the contents, not against the model: that is routing's task.
-
-    Returns:
-        By input name, host memory, datatypes of the model. Raw contents become read-only
-        views; arrays of BYTES are arrays of `bytes` objects. Raw contents come in the order of
-        the inputs that are not in shared memory.
-
-    Raises:
-        UnknownTensor: an input the model lacks, or one of its inputs is missing.
-        DTypeMismatch: a datatype other than the model's.
-        ShapeMismatch: a shape no array can have.
-        MalformedContents: contents that do not make up the shape.
-        InvalidRequest: an input is sent twice.
-        InvalidRegion: a slice of shared memory of another size than the tensor has.
-        Unsupported: typed contents for a datatype without typed list.
+    What it takes of the model is looked up once, not for each request.
     """
-    raw_contents = request.raw_input_contents
-    if raw_contents:
-        _check_raw_entries(request, spec)
-    next_raw = iter(raw_contents)
-    known = {tensor.name: tensor for tensor in spec.inputs}
-    arrays: dict[str, Array | RegionTensor] = {}
-    for sent in request.inputs:
-        title = f"model '{spec.name}', input '{sent.name}'"
-        tensor = known.get(sent.name)
-        if tensor is None:
-            raise UnknownTensor(f"{title}: no such input; the model has {_listed(spec.inputs)}")
-        if sent.name in arrays:
-            raise InvalidRequest(f"{title}: sent twice; send each input once")
-        where = read_slice(sent.parameters, title) if sent.parameters else None
-        _check_dtype(sent.datatype, tensor.dtype, title)
-        shape = tuple(sent.shape)
-        _check_shape(shape, title)
-        if where is not None:
-            if sent.contents.ListFields():
-                raise MalformedContents(
-                    f"{title}: typed contents beside shared memory; send one of them"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._inputs = {tensor.name: (tensor.dtype, tensor.dtype.value) for tensor in spec.inputs}
+        self._outputs = {tensor.name: tensor for tensor in spec.outputs}
+        self._output_datatypes = {tensor.name: tensor.dtype.value for tensor in spec.outputs}
+        self._every_output = OutputSelection(spec.outputs, raw=True, placements=NO_PLACEMENTS)
+
+    def decode_inputs(self, request: ModelInferRequest) -> dict[str, Array | RegionTensor]:
+        """Get an array, or what names one in shared memory, for every input of the model.
+
+        Shapes are checked against the contents, not against the model: that is routing's task.
+
+        Returns:
+            By input name, host memory, datatypes of the model. Raw contents become read-only
+            views; arrays of BYTES are arrays of `bytes` objects. Raw contents come in the order
+            of the inputs that are not in shared memory.
+
+        Raises:
+            UnknownTensor: an input the model lacks, or one of its inputs is missing.
+            DTypeMismatch: a datatype other than the model's.
+            ShapeMismatch: a shape no array can have.
+            MalformedContents: contents that do not make up the shape.
+            InvalidRequest: an input is sent twice.
+            InvalidRegion: a slice of shared memory of another size than the tensor has.
+            Unsupported: typed contents for a datatype without typed list.
+        """
+        # A list, so that going through them twice makes their objects once.
+        inputs, raw_contents = list(request.inputs), request.raw_input_contents
+        if raw_contents:
+            self._check_raw_entries(inputs, len(raw_contents))
+        next_raw = iter(raw_contents)
+        arrays: dict[str, Array | RegionTensor] = {}
+        for sent in inputs:
+            name = sent.name
+            if name not in self._inputs:
+                raise UnknownTensor(
+                    f"{self._title(name)}: no such input; the model has {_listed(self._inputs)}"
                 )
-            arrays[sent.name] = _lying_at(where, tensor.dtype, shape, title)
-        elif raw_contents:
-            try:
-                arrays[sent.name] = array_from_raw(next(next_raw), tensor.dtype, shape)
-            except ValueError as error:
-                raise MalformedContents(f"{title}: {error}") from error
-        else:
-            arrays[sent.name] = _array_from_typed(sent.contents, tensor.dtype.value, shape, title)
-    if len(arrays) != len(known):
-        missing = [tensor for tensor in spec.inputs if tensor.name not in arrays]
-        raise UnknownTensor(
-            f"model '{spec.name}': {_listed(missing)} missing among the inputs; "
-            f"send all of {_listed(spec.inputs)}"
+            if name in arrays:
+                raise InvalidRequest(f"{self._title(name)}: sent twice; send each input once")
+            where = read_slice(sent.parameters, self._title(name)) if sent.parameters else None
+            dtype, datatype = self._inputs[name]
+            if sent.datatype != datatype:
+                raise self._wrong_datatype(name, sent.datatype)
+            shape = tuple(sent.shape)
+            self._check_shape(name, shape)
+            if where is not None:
+                arrays[name] = _in_region(where, dtype, shape, sent.contents, self._title(name))
+            elif raw_contents:
+                try:
+                    arrays[name] = array_from_raw(next(next_raw), dtype, shape)
+                except ValueError as error:
+                    raise MalformedContents(f"{self._title(name)}: {error}") from error
+            else:
+                arrays[name] = _array_from_typed(sent.contents, datatype, shape, self._title(name))
+        if len(arrays) != len(self._inputs):
+            missing = [name for name in self._inputs if name not in arrays]
+            raise UnknownTensor(
+                f"model '{self.spec.name}': {_listed(missing)} missing among the inputs; "
+                f"send all of {_listed(self._inputs)}"
+            )
+        return arrays
+
+    def select_outputs(self, request: ModelInferRequest, *, raw: bool) -> OutputSelection:
+        """Get the outputs a request wants, before it is run; all, in model order, if it names none.
+
+        Args:
+            request: only its requested outputs are read.
+            raw: whether outputs shall travel as raw contents, or else as typed.
+
+        Raises:
+            UnknownTensor: an output the model lacks.
+            InvalidRequest: an output is asked for twice.
+            Unsupported: classification, or a datatype without typed list.
+        """
+        if raw and not request.outputs:
+            return self._every_output
+        tensors, placements = self.spec.outputs, NO_PLACEMENTS
+        if request.outputs:
+            tensors, placements = self._named_outputs(request)
+        if not raw:
+            for tensor in tensors:
+                if tensor.dtype.value not in TYPED_LISTS and tensor.name not in placements:
+                    raise Unsupported(
+                        f"model '{self.spec.name}', output '{tensor.name}': {tensor.dtype.value} "
+                        "has no typed contents; leave out the request parameter "
+                        "'binary_data_output'"
+                    )
+        return OutputSelection(tensors, raw, placements)
+
+    def encode_response(
+        self, request_id: str, selection: OutputSelection, result: InferResult, profile: str
+    ) -> ModelInferResponse:
+        """Build the response of a request that was run.
+
+        Its parameters tell how: `profile`, see `profile_names`, and over all its launches
+        `padded_rows`, `batch_rows` and their number, `launches`; `cold` is there if it had to
+        wait for a shape to be compiled for. Among raw contents, an output in shared memory has
+        an empty entry, as in Triton's responses: clients count on it.
+        """
+        response = ModelInferResponse(
+            model_name=self.spec.name, model_version=self.spec.version, id=request_id
         )
-    return arrays
-
-
-def select_outputs(request: ModelInferRequest, spec: ModelSpec, *, raw: bool) -> OutputSelection:
-    """Get the outputs a request wants, before it is run; all, in model order, if it names none.
-
-    Args:
-        request: only its requested outputs are read.
-        spec: the model it is for.
-        raw: whether outputs shall travel as raw contents, or else as typed.
-
-    Raises:
-        UnknownTensor: an output the model lacks.
-        InvalidRequest: an output is asked for twice.
-        Unsupported: classification, or a datatype without typed list.
-    """
-    if not request.outputs:
-        tensors, placements = spec.outputs, NO_PLACEMENTS
-    else:
-        tensors, placements = _named_outputs(request, spec)
-    if not raw:
-        for tensor in tensors:
-            if tensor.dtype.value not in TYPED_LISTS and tensor.name not in placements:
-                raise Unsupported(
-                    f"model '{spec.name}', output '{tensor.name}': {tensor.dtype.value} has no "
-                    "typed contents; leave out the request parameter 'binary_data_output'"
-                )
-    return OutputSelection(tensors, raw, placements)
-
-
-def encode_response(
-    request_id: str, spec: ModelSpec, selection: OutputSelection, result: InferResult
-) -> ModelInferResponse:
-    """Build the response of a request that was run.
-
-    Its parameters tell how: `profile` (names in launch order, joined by commas), and over
-    all its launches `padded_rows`, `batch_rows` and their number, `launches`;
-    `cold` is there if it had to wait for a shape to be compiled for. Among raw contents, an
-    output in shared memory has an empty entry, as in Triton's responses: clients count on it.
-    """
-    response = ModelInferResponse(model_name=spec.name, model_version=spec.version, id=request_id)
-    for tensor in selection.tensors:
-        placed = result.placed.get(tensor.name)
-        found = result.outputs[tensor.name] if placed is None else placed
-        output = response.outputs.add(
-            name=tensor.name, datatype=tensor.dtype.value, shape=found.shape
-        )
-        if isinstance(found, RegionTensor):
-            write_slice(output.parameters, found.where)
+        for tensor in selection.tensors:
+            name = tensor.name
+            placed = result.placed.get(name)
+            found = result.outputs[name] if placed is None else placed
+            output = response.outputs.add(
+                name=name, datatype=self._output_datatypes[name], shape=found.shape
+            )
             raw = b""
-        elif selection.raw:
-            raw = raw_from_array(found, tensor.dtype)
+            if isinstance(found, RegionTensor):
+                write_slice(output.parameters, found.where)
+            elif selection.raw:
+                raw = raw_from_array(found, tensor.dtype)
+            else:
+                elements = getattr(output.contents, TYPED_LISTS[tensor.dtype.value])
+                elements.extend(found.ravel().tolist())
+            if selection.raw:
+                response.raw_output_contents.append(raw)
+        padded_rows = batch_rows = 0
+        for launch in result.launches:
+            padded_rows += launch.padded_rows
+            batch_rows += launch.batch_rows
+        parameters = response.parameters
+        parameters["profile"].string_param = profile
+        parameters["padded_rows"].int64_param = padded_rows
+        parameters["batch_rows"].int64_param = batch_rows
+        parameters["launches"].int64_param = len(result.launches)
+        if result.was_cold:
+            parameters["cold"].bool_param = True
+        return response
+
+    def _title(self, name: str) -> str:
+        return f"model '{self.spec.name}', input '{name}'"
+
+    def _check_raw_entries(
+        self, inputs: Iterable[ModelInferRequest.InferInputTensor], entries: int
+    ) -> None:
+        """Refuse typed contents beside raw ones, and raw ones that belong to no input.
+
+        Inputs in shared memory have no entry.
+        """
+        wanted = 0
+        for sent in inputs:
+            if sent.HasField("contents") and sent.contents.ListFields():
+                raise MalformedContents(
+                    f"{self._title(sent.name)}: typed contents beside raw_input_contents; "
+                    "send all inputs raw or all typed"
+                )
+            if REGION not in sent.parameters:
+                wanted += 1
+        if entries != wanted:
+            raise MalformedContents(
+                f"model '{self.spec.name}': {entries} entries in raw_input_contents for {wanted} "
+                "inputs that are not in shared memory; send one for each"
+            )
+
+    def _wrong_datatype(self, name: str, sent: str) -> DTypeMismatch:
+        wanted = self._inputs[name][1]
+        if sent in DType.__members__:
+            problem = f"datatype {sent}, but the model takes {wanted}"
         else:
-            elements = getattr(output.contents, TYPED_LISTS[tensor.dtype.value])
-            elements.extend(found.ravel().tolist())
-        if selection.raw:
-            response.raw_output_contents.append(raw)
-    launches = result.launches
-    parameters = response.parameters
-    parameters["profile"].string_param = profile_names(result)
-    parameters["padded_rows"].int64_param = sum(launch.padded_rows for launch in launches)
-    parameters["batch_rows"].int64_param = sum(launch.batch_rows for launch in launches)
-    parameters["launches"].int64_param = len(launches)
-    if result.was_cold:
-        parameters["cold"].bool_param = True
-    return response
+            problem = f"unknown datatype '{sent}'; the model takes {wanted} here"
+        return DTypeMismatch(f"{self._title(name)}: {problem}")
+
+    def _check_shape(self, name: str, shape: Shape) -> None:
+        """Refuse shapes that no array can have, without computing with them first."""
+        if len(shape) > MAX_RANK:
+            raise ShapeMismatch(
+                f"{self._title(name)}: {len(shape)} dimensions; at most {MAX_RANK} are allowed"
+            )
+        elements = 1
+        for size in shape:
+            if size < 0:
+                raise ShapeMismatch(
+                    f"{self._title(name)}: shape {list(shape)} has a negative dimension; "
+                    "send the actual sizes"
+                )
+            # A zero does not make the rest harmless: numpy multiplies the other dimensions.
+            elements *= size or 1
+        if elements > _MAX_ELEMENTS:
+            raise ShapeMismatch(
+                f"{self._title(name)}: shape {list(shape)} is larger than any message"
+            )
+
+    def _named_outputs(
+        self, request: ModelInferRequest
+    ) -> tuple[tuple[TensorSpec, ...], dict[str, RegionSlice]]:
+        placements: dict[str, RegionSlice] = {}
+        chosen: dict[str, TensorSpec] = {}
+        for wanted in request.outputs:
+            name = wanted.name
+            title = f"model '{self.spec.name}', output '{name}'"
+            if name not in self._outputs:
+                raise UnknownTensor(
+                    f"{title}: no such output; the model has {_listed(self._outputs)}"
+                )
+            if name in chosen:
+                raise InvalidRequest(f"{title}: requested twice; name each output once")
+            if wanted.parameters:
+                refuse_output_parameters(wanted.parameters, title)
+                where = read_slice(wanted.parameters, title)
+                if where is not None:
+                    placements[name] = where
+            chosen[name] = self._outputs[name]
+        return tuple(chosen.values()), placements
 
 
 def profile_names(result: InferResult) -> str:
-    """Name the profiles that served a request: each once, in launch order, joined by commas."""
-    return ",".join(dict.fromkeys(launch.profile.name for launch in result.launches))
+    """Name the profiles of a result in launch order, joined by commas; each once."""
+    launches = result.launches
+    if len(launches) == 1:
+        return launches[0].profile.name
+    return ",".join(dict.fromkeys(launch.profile.name for launch in launches))
 
 
-def _named_outputs(
-    request: ModelInferRequest, spec: ModelSpec
-) -> tuple[tuple[TensorSpec, ...], Mapping[str, RegionSlice]]:
-    """Get the outputs that are asked for, and which of them go to shared memory."""
-    placements = {}
-    known = {tensor.name: tensor for tensor in spec.outputs}
-    chosen: dict[str, TensorSpec] = {}
-    for wanted in request.outputs:
-        title = f"model '{spec.name}', output '{wanted.name}'"
-        if wanted.name not in known:
-            raise UnknownTensor(f"{title}: no such output; the model has {_listed(spec.outputs)}")
-        if wanted.name in chosen:
-            raise InvalidRequest(f"{title}: requested twice; name each output once")
-        if wanted.parameters:
-            refuse_output_parameters(wanted.parameters, title)
-            where = read_slice(wanted.parameters, title)
-            if where is not None:
-                placements[wanted.name] = where
-        chosen[wanted.name] = known[wanted.name]
-    return tuple(chosen.values()), placements
-
-
-def _lying_at(where: RegionSlice, dtype: DType, shape: Shape, title: str) -> RegionTensor:
+def _in_region(
+    where: RegionSlice, dtype: DType, shape: Shape, contents: InferTensorContents, title: str
+) -> RegionTensor:
     """Get an input in shared memory, whose slice is as long as its contents must be."""
+    if contents.ListFields():
+        raise MalformedContents(f"{title}: typed contents beside shared memory; send one of them")
     if dtype is not DType.BYTES:
         wanted = element_count(shape) * dtype.numpy.itemsize
         if where.byte_size != wanted:
@@ -240,48 +314,5 @@ def _array_from_typed(
     return elements.reshape(shape)
 
 
-def _check_raw_entries(request: ModelInferRequest, spec: ModelSpec) -> None:
-    """Refuse typed contents beside raw ones, and raw ones that belong to no input.
-
-    Inputs in shared memory have no entry.
-    """
-    for sent in request.inputs:
-        if sent.HasField("contents") and sent.contents.ListFields():
-            raise MalformedContents(
-                f"model '{spec.name}', input '{sent.name}': typed contents beside "
-                "raw_input_contents; send all inputs raw or all typed"
-            )
-    wanted = sum(REGION not in sent.parameters for sent in request.inputs)
-    if len(request.raw_input_contents) != wanted:
-        raise MalformedContents(
-            f"model '{spec.name}': {len(request.raw_input_contents)} entries in "
-            f"raw_input_contents for {wanted} inputs that are not in shared memory; "
-            "send one for each"
-        )
-
-
-def _check_dtype(sent: str, wanted: DType, title: str) -> None:
-    if sent == wanted.value:
-        return
-    if sent not in _DTYPES:
-        raise DTypeMismatch(
-            f"{title}: unknown datatype '{sent}'; the model takes {wanted.value} here"
-        )
-    raise DTypeMismatch(f"{title}: datatype {sent}, but the model takes {wanted.value}")
-
-
-def _check_shape(shape: Shape, title: str) -> None:
-    """Refuse shapes that no array can have, without computing with them first."""
-    if len(shape) > MAX_RANK:
-        raise ShapeMismatch(f"{title}: {len(shape)} dimensions; at most {MAX_RANK} are allowed")
-    if min(shape, default=0) < 0:
-        raise ShapeMismatch(
-            f"{title}: shape {list(shape)} has a negative dimension; send the actual sizes"
-        )
-    # A zero does not make the rest harmless: numpy multiplies the other dimensions.
-    if math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
-        raise ShapeMismatch(f"{title}: shape {list(shape)} is larger than any message")
-
-
-def _listed(tensors: Iterable[TensorSpec]) -> str:
-    return ", ".join(f"'{tensor.name}'" for tensor in tensors)
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

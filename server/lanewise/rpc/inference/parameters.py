@@ -28,7 +28,7 @@ _Parameters = Mapping[str, InferParameter]
 
 
 @dataclass(frozen=True, slots=True)
-class RequestOptions:
+class RequestParameters:
     """What the parameters of a request ask for.
 
     Attributes:
@@ -47,10 +47,10 @@ class RequestOptions:
     raw_outputs: bool = True
 
 
-_DEFAULTS = RequestOptions()
+_DEFAULTS = RequestParameters()
 
 
-def read_options(parameters: _Parameters) -> RequestOptions:
+def read_parameters(parameters: _Parameters) -> RequestParameters:
     """Read the parameters of a request.
 
     Raises:
@@ -99,46 +99,56 @@ def _value(name: str, parameter: InferParameter, allowed: tuple[str, ...]) -> _V
     return cast(_Value, getattr(parameter, kind))
 
 
-def _profile(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _profile(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
     value = cast(str | int, _value(name, parameter, _TEXT + _INTEGER))
     return replace(options, profile=value)
 
 
-def _timeout(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _timeout(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
     """Read microseconds; 0 stands for no timeout, as it does in Triton."""
     timeout_us = _non_negative(name, parameter)
     return replace(options, timeout_ns=timeout_us * NS_PER_US if timeout_us else None)
 
 
-def _priority(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _priority(
+    options: RequestParameters, name: str, parameter: InferParameter
+) -> RequestParameters:
     """Read a priority; 0 stands for the model's default, as it does in Triton."""
     return replace(options, priority=_non_negative(name, parameter))
 
 
-def _target(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _target(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
     """Read microseconds; 0 stands for the model's target, as in the parameters above."""
     target_us = _non_negative(name, parameter)
     return replace(options, target_ns=target_us * NS_PER_US if target_us else None)
 
 
-def _typed_outputs(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _typed_outputs(
+    options: RequestParameters, name: str, parameter: InferParameter
+) -> RequestParameters:
     return replace(options, raw_outputs=bool(_value(name, parameter, _BOOL)))
 
 
-def _bool_only(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _bool_only(
+    options: RequestParameters, name: str, parameter: InferParameter
+) -> RequestParameters:
     _value(name, parameter, _BOOL)
     return options
 
 
-def _sequence_id(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _sequence_id(
+    options: RequestParameters, name: str, parameter: InferParameter
+) -> RequestParameters:
     return _refuse_sequence(options, name, _value(name, parameter, _INTEGER + _TEXT))
 
 
-def _sequence_flag(options: RequestOptions, name: str, parameter: InferParameter) -> RequestOptions:
+def _sequence_flag(
+    options: RequestParameters, name: str, parameter: InferParameter
+) -> RequestParameters:
     return _refuse_sequence(options, name, _value(name, parameter, _BOOL))
 
 
-def _refuse_sequence(options: RequestOptions, name: str, value: _Value) -> RequestOptions:
+def _refuse_sequence(options: RequestParameters, name: str, value: _Value) -> RequestParameters:
     """Let zero, the empty text and false pass: they stand for no sequence."""
     if value:
         raise Unsupported(
@@ -155,7 +165,7 @@ def _non_negative(name: str, parameter: InferParameter) -> int:
     return value
 
 
-_READERS: dict[str, Callable[[RequestOptions, str, InferParameter], RequestOptions]] = {
+_READERS: dict[str, Callable[[RequestParameters, str, InferParameter], RequestParameters]] = {
     "profile": _profile,
     "timeout": _timeout,
     "priority": _priority,

@@ -8,15 +8,11 @@ from functools import partial
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock
 from lanewise.model.regions import RegionTensor
-from lanewise.rpc.inference.codec import (
-    decode_inputs,
-    encode_response,
-    profile_names,
-    select_outputs,
-)
+from lanewise.model.spec import ModelSpec
+from lanewise.rpc.inference.codec import Codec, profile_names
 from lanewise.rpc.inference.metadata import describe_model
-from lanewise.rpc.inference.observer import Observation, RequestObserver
-from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_options, wants_final_mark
+from lanewise.rpc.inference.observer import RequestObserver, error_name
+from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_parameters, wants_final_mark
 from lanewise.rpc.inference.region_access import RegionAccess
 from lanewise.rpc.inference.streams import answer_in_order
 from lanewise.rpc.methods import Call, Servicer, write
@@ -51,6 +47,7 @@ class InferenceService:
         self._region_access = region_access
         self._clock = clock
         self._observer = observer
+        self._codecs: dict[tuple[str, str], Codec] = {}
 
     def methods(self) -> Mapping[str, Servicer]:
         """Map the methods this service offers to what answers them."""
@@ -60,7 +57,7 @@ class InferenceService:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
+            "ModelInfer": self._infer,
             "ModelStreamInfer": self._model_stream_infer,
             "RepositoryIndex": self._repository_index,
         }
@@ -105,28 +102,17 @@ class InferenceService:
                 )
         return index
 
-    async def _model_infer(
-        self, request: pb.ModelInferRequest, call: Call
-    ) -> pb.ModelInferResponse:
-        with Observation(self._observer, self._clock) as observation:
-            return await self._infer(request, call, observation)
-
     async def _model_stream_infer(
         self, requests: AsyncIterator[pb.ModelInferRequest], call: Call
     ) -> None:
-        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-            return await self._answer(request, call)
-
-        await answer_in_order(requests, answer, partial(write, call))
+        await answer_in_order(requests, partial(self._answer, call), partial(write, call))
 
     async def _answer(
-        self, request: pb.ModelInferRequest, call: Call
+        self, call: Call, request: pb.ModelInferRequest
     ) -> pb.ModelStreamInferResponse:
         """Run one request of a stream; its failure is told in the answer."""
         try:
-            with Observation(self._observer, self._clock) as observation:
-                response = await self._infer(request, call, observation)
-            answer = pb.ModelStreamInferResponse(infer_response=response)
+            answer = pb.ModelStreamInferResponse(infer_response=await self._infer(request, call))
         except Exception as error:
             status = settle(error, rpc="ModelStreamInfer", model=request.model_name)
             answer = pb.ModelStreamInferResponse(error_message=status.text)
@@ -136,33 +122,54 @@ class InferenceService:
             answer.infer_response.parameters[FINAL_RESPONSE].bool_param = True
         return answer
 
-    async def _infer(
-        self, request: pb.ModelInferRequest, call: Call, observation: Observation
-    ) -> pb.ModelInferResponse:
-        remaining_s = call.time_remaining()
-        model = self._registry.resolve(
-            request.model_name, request.model_version, field="model_name"
-        )
-        observation.model, observation.version = model.name, model.version
-        lanes = model.require_ready()
-        options = read_options(request.parameters)
-        selection = select_outputs(request, lanes.spec, raw=options.raw_outputs)
-        inputs = decode_inputs(request, lanes.spec)
-        if selection.placements or any(type(each) is RegionTensor for each in inputs.values()):
-            self._region_access.require(call)
-        deadline_ns = _deadline_ns(observation.started_ns, remaining_s, options.timeout_ns)
-        asked = RequestOptions(
-            deadline_ns, options.profile, options.priority, options.target_ns, selection.placements
-        )
-        result = await lanes.submit(inputs, asked)
-        response = encode_response(request.id, lanes.spec, selection, result)
-        observation.profile = profile_names(result)
-        return response
+    async def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        """Run one request, and count it however it ends."""
+        started_ns = self._clock.now_ns()
+        name = version = profile = error = ""
+        try:
+            remaining_s = call.time_remaining()
+            model = self._registry.resolve(
+                request.model_name, request.model_version, field="model_name"
+            )
+            name, version = model.name, model.version
+            lanes = model.require_ready()
+            codec = self._codec(lanes.spec)
+            asked = read_parameters(request.parameters)
+            selection = codec.select_outputs(request, raw=asked.raw_outputs)
+            inputs = codec.decode_inputs(request)
+            if selection.placements or RegionTensor in map(type, inputs.values()):
+                self._region_access.require(call)
+            options = RequestOptions(
+                _deadline_ns(started_ns, remaining_s, asked.timeout_ns),
+                asked.profile,
+                asked.priority,
+                asked.target_ns,
+                selection.placements,
+            )
+            result = await lanes.submit(inputs, options)
+            profile = profile_names(result)
+            return codec.encode_response(request.id, selection, result, profile)
+        except BaseException as failure:
+            profile, error = "", error_name(type(failure))
+            raise
+        finally:
+            latency_ns = self._clock.now_ns() - started_ns
+            self._observer.request_finished(name, version, profile, error, latency_ns)
+
+    def _codec(self, spec: ModelSpec) -> Codec:
+        key = (spec.name, spec.version)
+        codec = self._codecs.get(key)
+        # A version may be loaded again, and differ.
+        if codec is None or codec.spec is not spec:
+            codec = self._codecs[key] = Codec(spec)
+        return codec
 
 
 def _deadline_ns(now_ns: int, remaining_s: float | None, timeout_ns: int | None) -> int | None:
     """Get the earlier of the call's deadline and the request's own; None without either."""
+    if remaining_s is None and timeout_ns is None:
+        return None
     budgets = [] if remaining_s is None else [int(remaining_s * NS_PER_S)]
     if timeout_ns is not None:
         budgets.append(timeout_ns)
-    return now_ns + min(budgets) if budgets else None
+    return now_ns + min(budgets)

@@ -16,7 +16,7 @@ from lanewise.errors import (
 )
 from lanewise.model.raw_contents import raw_from_array
 from lanewise.model.tensors import DYNAMIC, DType
-from lanewise.rpc.inference.codec import decode_inputs, encode_response, select_outputs
+from lanewise.rpc.inference.codec import Codec, profile_names
 from lanewise.scheduler.results import InferResult, LaunchReport
 from lanewise_client.datatypes import TYPED_LISTS
 from lanewise_client.protos import inference_pb2 as pb
@@ -64,9 +64,10 @@ def two_inputs():
 
 
 def respond(spec, arrays, *, raw=True, request=None):
-    selection = select_outputs(request or pb.ModelInferRequest(), spec, raw=raw)
+    codec = Codec(spec)
+    selection = codec.select_outputs(request or pb.ModelInferRequest(), raw=raw)
     outputs = {f"out.{name}": array for name, array in arrays.items()}
-    return encode_response("id-7", spec, selection, InferResult(outputs, ()))
+    return codec.encode_response("id-7", selection, InferResult(outputs, ()), "wide")
 
 
 @pytest.mark.parametrize("dtype", ALL)
@@ -75,7 +76,7 @@ def test_raw_contents_survive_the_way_in_and_out(dtype):
     spec = one_input(dtype)
     raw = raw_from_array(array, dtype)
 
-    decoded = decode_inputs(raw_request(("X", dtype.value, (2, 2), raw)), spec)["X"]
+    decoded = Codec(spec).decode_inputs(raw_request(("X", dtype.value, (2, 2), raw)))["X"]
     response = respond(spec, {"X": decoded})
 
     assert decoded.dtype == dtype.numpy
@@ -95,7 +96,7 @@ def test_typed_contents_survive_the_way_in_and_out(dtype):
     sent = request.inputs.add(name="X", datatype=dtype.value, shape=(2, 2))
     sent.contents.CopyFrom(response.outputs[0].contents)
 
-    decoded = decode_inputs(request, spec)["X"]
+    decoded = Codec(spec).decode_inputs(request)["X"]
 
     assert not response.raw_output_contents
     assert decoded.dtype == dtype.numpy
@@ -109,7 +110,7 @@ def test_raw_bytes_elements_follow_their_little_endian_length():
 
 
 def test_raw_inputs_are_read_only_views():
-    decoded = decode_inputs(two_inputs(), TWO)
+    decoded = Codec(TWO).decode_inputs(two_inputs())
 
     assert not decoded["X"].flags.writeable
     assert not decoded["X"].flags.owndata
@@ -128,8 +129,8 @@ def test_a_scalar_has_one_element(dtype):
     scalar = example_of(dtype)[1, 0:1].reshape(())
     spec = spec_of(("X", dtype, ()))
 
-    decoded = decode_inputs(
-        raw_request(("X", dtype.value, (), raw_from_array(scalar, dtype))), spec
+    decoded = Codec(spec).decode_inputs(
+        raw_request(("X", dtype.value, (), raw_from_array(scalar, dtype)))
     )["X"]
 
     assert decoded.shape == ()
@@ -138,7 +139,9 @@ def test_a_scalar_has_one_element(dtype):
 
 @pytest.mark.parametrize("dtype", ALL)
 def test_a_tensor_without_elements_is_decoded(dtype):
-    decoded = decode_inputs(raw_request(("X", dtype.value, (0, 2), b"")), one_input(dtype))["X"]
+    decoded = Codec(one_input(dtype)).decode_inputs(raw_request(("X", dtype.value, (0, 2), b"")))[
+        "X"
+    ]
 
     assert decoded.shape == (0, 2)
     assert decoded.dtype == dtype.numpy
@@ -146,7 +149,7 @@ def test_a_tensor_without_elements_is_decoded(dtype):
 
 @pytest.mark.parametrize("dtype", TYPED)
 def test_a_tensor_without_elements_needs_no_typed_contents(dtype):
-    decoded = decode_inputs(typed_request(dtype.value, (0, 2)), one_input(dtype))["X"]
+    decoded = Codec(one_input(dtype)).decode_inputs(typed_request(dtype.value, (0, 2)))["X"]
 
     assert decoded.shape == (0, 2)
     assert decoded.dtype == dtype.numpy
@@ -154,12 +157,12 @@ def test_a_tensor_without_elements_needs_no_typed_contents(dtype):
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in ALL if dtype.value not in TYPED_LISTS])
 def test_datatypes_without_typed_list_travel_raw_only(dtype):
-    spec = one_input(dtype)
+    codec = Codec(one_input(dtype))
 
     with pytest.raises(Unsupported, match=rf"{dtype.value} has no typed contents; send it raw"):
-        decode_inputs(typed_request(dtype.value, (1, 1), fp32_contents=[1.0]), spec)
+        codec.decode_inputs(typed_request(dtype.value, (1, 1), fp32_contents=[1.0]))
     with pytest.raises(Unsupported, match=r"leave out .* 'binary_data_output'"):
-        select_outputs(pb.ModelInferRequest(), spec, raw=False)
+        codec.select_outputs(pb.ModelInferRequest(), raw=False)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_a_typed_element_out_of_range_is_refused_and_not_wrapped(dtype, field, v
     request = typed_request(dtype.value, (2, 1), **{field: [1, value]})
 
     with pytest.raises(MalformedContents, match=rf"element {value} is not an {dtype.value}"):
-        decode_inputs(request, one_input(dtype))
+        Codec(one_input(dtype)).decode_inputs(request)
 
 
 MALFORMED = {
@@ -271,7 +274,7 @@ def test_inputs_that_make_no_sense_are_refused_with_the_reason(case):
     request, error_class, text = MALFORMED[case]
 
     with pytest.raises(error_class, match=text) as caught:
-        decode_inputs(request, TWO)
+        Codec(TWO).decode_inputs(request)
 
     assert type(caught.value) is error_class
 
@@ -280,7 +283,7 @@ def test_empty_typed_contents_beside_raw_ones_are_no_contents():
     request = two_inputs()
     request.inputs[0].contents.SetInParent()
 
-    assert decode_inputs(request, TWO).keys() == {"X", "N"}
+    assert Codec(TWO).decode_inputs(request).keys() == {"X", "N"}
 
 
 @pytest.mark.parametrize(
@@ -295,14 +298,14 @@ def test_empty_typed_contents_beside_raw_ones_are_no_contents():
 )
 def test_broken_bytes_framing_is_refused_with_the_place(raw, shape, text):
     with pytest.raises(MalformedContents, match=text):
-        decode_inputs(
-            raw_request(("X", "BYTES", shape, raw)), spec_of(("X", DType.BYTES, (DYNAMIC,)))
+        Codec(spec_of(("X", DType.BYTES, (DYNAMIC,)))).decode_inputs(
+            raw_request(("X", "BYTES", shape, raw))
         )
 
 
 def test_a_raw_bool_other_than_zero_and_one_is_refused():
     with pytest.raises(MalformedContents, match="a raw BOOL must be a byte 0 or 1"):
-        decode_inputs(raw_request(("X", "BOOL", (1, 2), b"\x01\x02")), one_input(DType.BOOL))
+        Codec(one_input(DType.BOOL)).decode_inputs(raw_request(("X", "BOOL", (1, 2), b"\x01\x02")))
 
 
 def test_outputs_come_in_model_order_unless_they_are_named():
@@ -337,7 +340,7 @@ def test_outputs_come_in_model_order_unless_they_are_named():
 )
 def test_requested_outputs_that_cannot_be_had_are_refused(outputs, error_class, text):
     with pytest.raises(error_class, match=text):
-        select_outputs(pb.ModelInferRequest(outputs=outputs), TWO, raw=True)
+        Codec(TWO).select_outputs(pb.ModelInferRequest(outputs=outputs), raw=True)
 
 
 def test_a_response_tells_who_served_it_and_how():
@@ -346,10 +349,12 @@ def test_a_response_tells_who_served_it_and_how():
         LaunchReport(NARROW, 1, 1, 1, queue_ns=1, execution_ns=1),
         LaunchReport(WIDE, 3, 4, 4, queue_ns=1, execution_ns=1),
     )
-    selection = select_outputs(pb.ModelInferRequest(), TWO, raw=True)
+    codec = Codec(TWO)
+    selection = codec.select_outputs(pb.ModelInferRequest(), raw=True)
     outputs = {"out.X": np.zeros((7, 3), np.float32), "out.N": np.zeros(7, np.int8)}
+    result = InferResult(outputs, launches)
 
-    response = encode_response("id-7", TWO, selection, InferResult(outputs, launches))
+    response = codec.encode_response("id-7", selection, result, profile_names(result))
 
     assert (response.model_name, response.model_version, response.id) == ("echo", "1", "id-7")
     assert dict(response.parameters) == {
@@ -390,7 +395,7 @@ requests = st.builds(
 
 def decodes_or_refuses(request, spec):
     try:
-        arrays = decode_inputs(request, spec)
+        arrays = Codec(spec).decode_inputs(request)
     except (InvalidRequest, Unsupported):
         return
     for tensor in spec.inputs:

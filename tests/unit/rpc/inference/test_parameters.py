@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanewise.errors import InvalidRequest, Unsupported
-from lanewise.rpc.inference.parameters import RequestOptions, read_options, wants_final_mark
+from lanewise.rpc.inference.parameters import RequestParameters, read_parameters, wants_final_mark
 from lanewise_client.protos import inference_pb2 as pb
 
 
@@ -20,32 +20,32 @@ def parameters(**values):
 @pytest.mark.parametrize(
     ("given_parameters", "options"),
     [
-        ({}, RequestOptions()),
-        ({"profile": ("string_param", "online")}, RequestOptions(profile="online")),
-        ({"profile": ("string_param", "2")}, RequestOptions(profile="2")),
-        ({"profile": ("int64_param", 0)}, RequestOptions(profile=0)),
-        ({"timeout": ("int64_param", 1500)}, RequestOptions(timeout_ns=1_500_000)),
-        ({"timeout": ("uint64_param", 1500)}, RequestOptions(timeout_ns=1_500_000)),
-        ({"timeout": ("int64_param", 0)}, RequestOptions()),
-        ({"binary_data_output": ("bool_param", False)}, RequestOptions(raw_outputs=False)),
-        ({"binary_data_output": ("bool_param", True)}, RequestOptions()),
-        ({"priority": ("uint64_param", 3)}, RequestOptions(priority=3)),
-        ({"priority": ("int64_param", 0)}, RequestOptions()),
-        ({"latency_target_us": ("int64_param", 1500)}, RequestOptions(target_ns=1_500_000)),
-        ({"latency_target_us": ("uint64_param", 0)}, RequestOptions()),
-        ({"sequence_id": ("int64_param", 0)}, RequestOptions()),
-        ({"sequence_id": ("string_param", "")}, RequestOptions()),
-        ({"sequence_start": ("bool_param", False)}, RequestOptions()),
-        ({"triton_enable_empty_final_response": ("bool_param", True)}, RequestOptions()),
-        ({"anything_else": ("double_param", 1.0)}, RequestOptions()),
+        ({}, RequestParameters()),
+        ({"profile": ("string_param", "online")}, RequestParameters(profile="online")),
+        ({"profile": ("string_param", "2")}, RequestParameters(profile="2")),
+        ({"profile": ("int64_param", 0)}, RequestParameters(profile=0)),
+        ({"timeout": ("int64_param", 1500)}, RequestParameters(timeout_ns=1_500_000)),
+        ({"timeout": ("uint64_param", 1500)}, RequestParameters(timeout_ns=1_500_000)),
+        ({"timeout": ("int64_param", 0)}, RequestParameters()),
+        ({"binary_data_output": ("bool_param", False)}, RequestParameters(raw_outputs=False)),
+        ({"binary_data_output": ("bool_param", True)}, RequestParameters()),
+        ({"priority": ("uint64_param", 3)}, RequestParameters(priority=3)),
+        ({"priority": ("int64_param", 0)}, RequestParameters()),
+        ({"latency_target_us": ("int64_param", 1500)}, RequestParameters(target_ns=1_500_000)),
+        ({"latency_target_us": ("uint64_param", 0)}, RequestParameters()),
+        ({"sequence_id": ("int64_param", 0)}, RequestParameters()),
+        ({"sequence_id": ("string_param", "")}, RequestParameters()),
+        ({"sequence_start": ("bool_param", False)}, RequestParameters()),
+        ({"triton_enable_empty_final_response": ("bool_param", True)}, RequestParameters()),
+        ({"anything_else": ("double_param", 1.0)}, RequestParameters()),
         (
             {"profile": ("string_param", "a"), "timeout": ("int64_param", 1)},
-            RequestOptions(profile="a", timeout_ns=1000),
+            RequestParameters(profile="a", timeout_ns=1000),
         ),
     ],
 )
 def test_known_parameters_are_read_and_unknown_ones_ignored(given_parameters, options):
-    assert read_options(parameters(**given_parameters)) == options
+    assert read_parameters(parameters(**given_parameters)) == options
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_known_parameters_are_read_and_unknown_ones_ignored(given_parameters, op
 )
 def test_a_parameter_of_the_wrong_type_or_range_is_refused(name, field, value, text):
     with pytest.raises(InvalidRequest, match=f"'{name}': {text}"):
-        read_options(parameters(**{name: (field, value)}))
+        read_parameters(parameters(**{name: (field, value)}))
 
 
 def test_a_known_parameter_without_a_value_is_refused():
@@ -76,7 +76,7 @@ def test_a_known_parameter_without_a_value_is_refused():
     request.parameters["profile"].SetInParent()
 
     with pytest.raises(InvalidRequest, match="'profile': no value, but it takes"):
-        read_options(request.parameters)
+        read_parameters(request.parameters)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_known_parameter_without_a_value_is_refused():
 )
 def test_sequences_are_unsupported(name, field, value):
     with pytest.raises(Unsupported, match=f"'{name}': sequences are not offered"):
-        read_options(parameters(**{name: (field, value)}))
+        read_parameters(parameters(**{name: (field, value)}))
 
 
 def test_only_a_true_parameter_asks_for_the_final_mark():
@@ -118,6 +118,6 @@ values = (
 @given(st.dictionaries(names | st.text(max_size=5), values, max_size=3))
 def test_any_parameters_are_read_or_refused(given_parameters):
     try:
-        read_options(parameters(**given_parameters))
+        read_parameters(parameters(**given_parameters))
     except (InvalidRequest, Unsupported) as error:
         assert "request parameter" in error.message

@@ -16,7 +16,7 @@ from helpers.rpc import (
 from lanewise.errors import InvalidRegion, InvalidRequest, MalformedContents
 from lanewise.model.regions import NO_PLACEMENTS, RegionSlice, RegionTensor
 from lanewise.model.tensors import DYNAMIC, DType
-from lanewise.rpc.inference.codec import decode_inputs, encode_response, select_outputs
+from lanewise.rpc.inference.codec import Codec
 from lanewise.rpc.inference.region_access import is_local
 from lanewise.scheduler.results import InferResult
 from lanewise_client.protos import inference_pb2 as pb
@@ -42,8 +42,8 @@ def request(*parameters: dict, raw: tuple[bytes, ...] = ()) -> pb.ModelInferRequ
 
 
 def test_raw_contents_skip_the_inputs_in_shared_memory():
-    inputs = decode_inputs(
-        request(named(shared_memory_offset=8), {}, named(byte_size=99), raw=(b"\x01\x02",)), THREE
+    inputs = Codec(THREE).decode_inputs(
+        request(named(shared_memory_offset=8), {}, named(byte_size=99), raw=(b"\x01\x02",))
     )
 
     assert inputs["X"] == RegionTensor(RegionSlice("r", 8, 24), DType.FP32, (2, 3))
@@ -54,7 +54,7 @@ def test_raw_contents_skip_the_inputs_in_shared_memory():
 @pytest.mark.parametrize("raw", [(), (b"\x01\x02", b""), (b"", b"\x01\x02", b"")])
 def test_raw_contents_for_inputs_in_shared_memory_are_refused(raw):
     with pytest.raises(MalformedContents):
-        decode_inputs(request(named(), {}, named(), raw=raw), THREE)
+        Codec(THREE).decode_inputs(request(named(), {}, named(), raw=raw))
 
 
 @pytest.mark.parametrize(
@@ -73,25 +73,26 @@ def test_raw_contents_for_inputs_in_shared_memory_are_refused(raw):
 def test_parameters_that_name_no_slice_are_refused(parameters, error_class, text):
     sent = request(parameters, named(byte_size=2), named())
     with pytest.raises(error_class, match=text):
-        decode_inputs(sent, THREE)
+        Codec(THREE).decode_inputs(sent)
 
 
 def test_typed_contents_of_an_input_in_shared_memory_are_refused():
     sent = request(named(), named(byte_size=2), named())
     sent.inputs[1].contents.int_contents.extend([1, 2])
     with pytest.raises(MalformedContents, match="input 'N': typed contents beside shared"):
-        decode_inputs(sent, THREE)
+        Codec(THREE).decode_inputs(sent)
 
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_an_output_in_shared_memory_is_told_by_its_place_and_its_shape(raw):
     outputs = [{"name": "out.X", "parameters": named(shared_memory_offset=8)}, {"name": "out.N"}]
-    selection = select_outputs(pb.ModelInferRequest(outputs=outputs), THREE, raw=raw)
+    codec = Codec(THREE)
+    selection = codec.select_outputs(pb.ModelInferRequest(outputs=outputs), raw=raw)
     assert selection.placements == {"out.X": RegionSlice("r", 8, 24)}
 
     placed = RegionTensor(RegionSlice("r", 8, 12), DType.FP32, (1, 3))
     result = InferResult({"out.N": np.array([5], np.int8)}, (), placed={"out.X": placed})
-    response = encode_response("", THREE, selection, result)
+    response = codec.encode_response("", selection, result, "wide")
 
     x, n = response.outputs
     assert (list(x.shape), x.parameters["shared_memory_region"].string_param) == ([1, 3], "r")
