@@ -1,7 +1,7 @@
 """numpy arrays to KServe v2 tensors and back.
 
-Arrays travel as raw contents: little-endian, row-major; elements of BYTES each follow their
-4-byte length. Typed contents are understood in answers, for servers that send them.
+Arrays are sent as raw contents: little-endian, row-major; BYTES elements each follow their
+4-byte length. Answers may have typed contents instead, as some servers send them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from lanewise_client.datatypes import ML_DTYPES, NUMPY_TYPES, TYPED_LISTS, Array
 from lanewise_client.errors import ServingError
 from lanewise_client.protos import inference_pb2 as pb
 
-# By dtype.name, so that the types of ml_dtypes are known without importing it. BYTES are told
-# by the kind of their dtype.
+# By dtype.name: it names the types of ml_dtypes without importing it. BYTES are recognised by
+# the kind of their dtype.
 _DATATYPES = {
     dtype.name: datatype for datatype, dtype in NUMPY_TYPES.items() if datatype != "BYTES"
 } | {name: datatype for datatype, name in ML_DTYPES.items()}
@@ -38,8 +38,8 @@ def datatype_of(name: str, array: Array) -> str:
     """Get the KServe datatype that `array` is sent as.
 
     Raises:
-        TypeError: not a numpy array, or of a dtype that cannot be sent; `name` is the
-            input the message tells of.
+        TypeError: not a numpy array, or of a dtype that cannot be sent; the message says that
+            it is the input `name`.
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(
@@ -71,7 +71,7 @@ def describe(name: str, array: Array) -> pb.ModelInferRequest.InferInputTensor:
 def encode(name: str, array: Array) -> tuple[pb.ModelInferRequest.InferInputTensor, bytes]:
     """Describe `array` as the input `name`, and copy its elements into raw contents.
 
-    Any byte order and memory layout is taken. Elements of str are sent as UTF-8.
+    Any byte order and memory layout is accepted. Elements of str are sent as UTF-8.
 
     Raises:
         TypeError: see `datatype_of`; or an element of an object array is neither bytes nor str.
@@ -89,12 +89,12 @@ def decode(
 
     Args:
         response: the answer.
-        room: the memory of those that were to be written to shared memory, by name.
+        room: the shared memory that outputs were to be written to, by name.
 
     Returns:
         Arrays of the numpy type of each datatype, in the shapes the server gave, with three
         exceptions: BYTES gives an object array of bytes; BF16 is widened to float32, which
-        holds every value exactly; FP8 comes as its bits in uint8, to be looked at through
+        holds every value exactly; FP8 gives its bits in uint8, to be viewed as
         `.view(ml_dtypes.float8_e4m3fn)`. Arrays may be read-only views of the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Inference requests to protobuf messages, and their answers to results."""
+"""Inference requests to protobuf messages, and responses to results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_MESSAGE_BYTES = 2**31 - 1
 
 
 Outputs = Sequence[str] | Mapping[str, Array | None] | None
-"""The outputs wanted: None for all; a mapping tells for each in which array it shall lie."""
+"""The outputs wanted: None for all; a mapping gives the array each is to be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Slice:
     nbytes: int
 
 
-_NOWHERE: Mapping[str, Slice] = {}
+_NO_SLICES: Mapping[str, Slice] = {}
 _NO_ROOM: Mapping[str, memoryview] = {}
 
 
@@ -47,13 +47,13 @@ class InferRequest:
         outputs: names of the outputs wanted; None: all. A mapping to arrays in shared memory
             is for `Client.infer` alone.
         profile: name or index of the only profile allowed; None: any.
-        request_id: comes back in the result or the error.
+        request_id: returned in the result or the error.
         priority: 1 for the most important; None, 0, or one the model does not have: the
             model's default.
         latency_target_s: seconds it should take if nothing sets a deadline; None: the
-            model's. It orders the requests that wait; none is refused for it.
+            model's. It orders waiting requests; none is refused for it.
         timeout_s: seconds it may take from its arrival at the server, within the deadline of
-            its stream; None: as long as that lets it.
+            its stream; None: limited by that alone.
     """
 
     inputs: Mapping[str, Array]
@@ -69,17 +69,17 @@ def build_infer(
     model: str,
     version: str,
     request: InferRequest,
-    inputs_at: Mapping[str, Slice] = _NOWHERE,
-    outputs_at: Mapping[str, Slice] = _NOWHERE,
+    inputs_at: Mapping[str, Slice] = _NO_SLICES,
+    outputs_at: Mapping[str, Slice] = _NO_SLICES,
 ) -> pb.ModelInferRequest:
-    """Make the message of `request`; the arrays are copied into it.
+    """Build the message of `request`; the arrays are copied into it.
 
     Args:
-        model: what it is for.
+        model: its name.
         version: of the model; empty for the default.
-        request: what is sent.
-        inputs_at: inputs that lie in shared memory and are not copied, by name.
-        outputs_at: outputs that shall lie there.
+        request: only read.
+        inputs_at: inputs in shared memory, which are not copied, by name.
+        outputs_at: outputs that are to be written there, by name.
 
     Raises:
         TypeError: an input cannot be sent, see `codec.encode`, or the priority is no integer.
@@ -149,8 +149,8 @@ def parse_stream(response: pb.ModelStreamInferResponse) -> InferResult | Serving
 
 
 def _require_sendable(inputs: Mapping[str, Array]) -> None:
-    # Counted before anything is copied. BYTES are left to protobuf: what they take is
-    # known only once they are encoded.
+    # Summed before anything is copied. BYTES are left to protobuf: their size is known only
+    # once they are encoded.
     total = sum(
         array.nbytes for name, array in inputs.items() if codec.datatype_of(name, array) != "BYTES"
     )
@@ -189,7 +189,7 @@ def _add_urgency(message: pb.ModelInferRequest, request: InferRequest) -> None:
 
 
 def _checked_priority(priority: int | None) -> int:
-    """Get a priority as it is sent; 0 stands for none."""
+    # 0 stands for none.
     if priority is None:
         return 0
     try:
@@ -202,7 +202,7 @@ def _checked_priority(priority: int | None) -> int:
 
 
 def _microseconds(seconds: float) -> int:
-    """Round up to 1 at least: 0 would stand for none, where no time is left of a budget."""
+    # At least 1: 0 would stand for no limit where no time is left of a budget.
     return max(1, math.ceil(seconds * US_PER_S))
 
 

@@ -1,4 +1,4 @@
-"""Datatypes, shapes and tensor descriptions: plain data that every layer speaks."""
+"""Datatypes, shapes and tensor descriptions, for every layer."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class DType(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceArray:
-    """An array that the device copies by itself; the host must not touch its memory.
+    """A C-contiguous array that the device copies by itself; the host must not touch its memory.
 
     Attributes:
-        address: of the first element, for the device; C-contiguous.
-        owner: what the memory stays for; whoever has it, directly or in this, keeps the memory.
+        address: of the first element, on the device.
+        owner: the memory stays valid for as long as this is referenced.
     """
 
     address: int
@@ -72,7 +72,7 @@ class DeviceArray:
         return element_count(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> DeviceArray:
-        """Get some rows, as a view; the slice has no step."""
+        """View some rows; the slice has no step."""
         first, end, _ = rows.indices(self.shape[0])
         row_bytes = element_count(self.shape[1:]) * self.dtype.itemsize
         shape = (max(0, end - first), *self.shape[1:])
@@ -80,11 +80,15 @@ class DeviceArray:
 
 
 Piece = Array | DeviceArray
-"""What batches are built from."""
+"""A part of a batch."""
 
 
 def on_host(piece: Piece) -> Array:
-    """Get a piece that is known to be an array in host memory."""
+    """Get a piece as an array.
+
+    Raises:
+        TypeError: it is for the device.
+    """
     if isinstance(piece, DeviceArray):
         raise TypeError("this piece is for the device alone")
     return piece
@@ -115,9 +119,9 @@ class TensorSpec:
 
 
 def merge_sizes(shape: Shape, observed: Iterable[Shape]) -> Shape:
-    """Get `shape` with those dimensions dynamic in which the shapes observed differ.
+    """Make those dimensions of `shape` dynamic in which the shapes observed differ.
 
-    All have as many dimensions; without any observed, `shape` is what it was.
+    All have the rank of `shape`; without any, it stays as it is.
     """
     return tuple(
         size if len(set(seen)) <= 1 else DYNAMIC

@@ -23,7 +23,7 @@ _MAX_INT32 = 2**31 - 1
 
 
 class AioServer:
-    """The `Transport` over grpc.aio."""
+    """The `Transport` over grpc.aio; see there for the methods."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class AioServer:
 
         Args:
             services: what it carries.
-            tls: a certificate chain and its key, in PEM; None to do without TLS.
+            tls: a certificate chain and its key, in PEM; None for no TLS.
             shares_port: whether other processes of this server listen on the same port.
         """
         self._server = aio_server(services.methods, shares_port=shares_port)
@@ -44,7 +44,6 @@ class AioServer:
         self._credentials = None if tls is None else grpc.ssl_server_credentials([tls[::-1]])
 
     def listen(self, host: str, port: int) -> int:
-        """See `Transport.listen`."""
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if not self._shares_port:
             require_free_port("--grpc-port", host, port)
@@ -59,11 +58,9 @@ class AioServer:
             ) from error
 
     async def start(self) -> None:
-        """See `Transport.start`."""
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """See `Transport.stop`."""
         await self._server.stop(grace_s)
 
 
@@ -77,27 +74,27 @@ def aio_server(methods: Iterable[RpcMethod], *, shares_port: bool = False) -> gr
 def server_options(*, shares_port: bool = False) -> list[tuple[str, int]]:
     """Get the options of a server.
 
-    The core's own limit is as high as it goes: its refusal names no setting to raise, and
-    here the limit is enforced by the methods, once a message has arrived.
+    The methods limit the size of a message once it has arrived. The core's own limit is as high
+    as it goes, since its refusal names no setting to raise.
     """
     return [
         ("grpc.max_receive_message_length", _MAX_INT32),
         ("grpc.max_send_message_length", -1),
-        # Unasked, two servers could share a port without knowing it.
+        # On by default, it would let two servers share a port by accident.
         ("grpc.so_reuseport", int(shares_port)),
         # Above its own bound grpcio 1.85 cancels calls that Python has not yet taken over:
-        # 204 of a burst of 2000 (see benchmarks/transport). Our queues have bounds that
-        # tell the caller; these only stop what is far beyond them.
+        # 204 of a burst of 2000 (see benchmarks/transport). Our own queues refuse with a reason
+        # long before these bounds.
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
     ]
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Finds what answers a call by its path.
+    """Handlers by path.
 
-    Messages stay bytes up to the methods: an exception in a deserializer, or in a
-    serializer, would end the call with UNKNOWN (seen in 1.72.2 and 1.85.1).
+    Messages stay bytes up to the methods: an exception in a deserializer or a serializer
+    would end the call with UNKNOWN (seen in 1.72.2 and 1.85.1).
     """
 
     def __init__(self, methods: Iterable[RpcMethod]) -> None:
@@ -139,7 +136,7 @@ def _stream(method: StreamMethod) -> Callable[[AsyncIterator[bytes], Context], A
 
 
 class _StreamCall:
-    """A `Call` whose responses are streamed; a context is one, but for how it fails."""
+    """A `Call` whose responses are streamed: a context, but for how its writes fail."""
 
     def __init__(self, context: Context) -> None:
         self.peer = context.peer
@@ -147,10 +144,7 @@ class _StreamCall:
         self._write = context.write
 
     async def write(self, data: bytes) -> None:
-        """See `Call.write`.
-
-        gRPC cancels a call that nobody reads, but may first let a write fail (seen in 1.85.1).
-        """
+        # gRPC cancels a call that nobody reads, but a write may fail first (seen in 1.85.1).
         try:
             await self._write(data)
         except grpc.aio.InternalError as error:

@@ -15,10 +15,10 @@ from lanewise.scheduler.registry import ModelRegistry
 from lanewise.settings.server import ServerSettings, read_tls_files
 
 LAME_DUCK_S = 0.25
-"""How long calls are still answered, UNAVAILABLE, once every request has ended: gRPC ends what
-it has received and not yet handed over when a server stops with CANCELLED (seen in 1.85)."""
+"""How long new calls are still answered with UNAVAILABLE once every request has ended: a stopping
+gRPC server cancels calls it has received and not yet handed over (seen in 1.85)."""
 HANDOVER_S = 3.0
-"""How long calls may stay open after that, for responses to be read."""
+"""How long calls may stay open after that, for clients to read their responses."""
 
 
 class RpcFront:
@@ -31,21 +31,21 @@ class RpcFront:
         self.is_reachable = False
 
     def listen(self, host: str, port: int) -> int:
-        """Get the port that calls will come in by; see `Transport.listen`."""
+        """Bind the port of the server; see `Transport.listen`."""
         return self._transport.listen(host, port)
 
     async def start(self) -> None:
-        """Return once calls are taken in."""
+        """Return once calls are accepted."""
         await self.publish()
         await self._transport.start()
         self.is_reachable = True
 
     async def publish(self) -> None:
-        """Tell clients what has become of the models."""
+        """Publish the states of the models to health checks."""
         await self._health.publish(self._registry)
 
     async def close(self) -> None:
-        """Stop, once every request has ended: clients may still read their responses."""
+        """Stop once every request has ended; clients may still read their responses."""
         await self._health.close()
         await asyncio.sleep(LAME_DUCK_S)
         await self._transport.stop(HANDOVER_S)
@@ -54,11 +54,11 @@ class RpcFront:
 def rpc_front(
     settings: ServerSettings, transport: TransportFactory | None = None
 ) -> Callable[[ModelRegistry, Clock, RequestObserver, RegionCalls], RpcFront]:
-    """Get what makes the front of a process that speaks gRPC.
+    """Get the factory of the front of a process that speaks gRPC.
 
     Args:
         settings: of the server.
-        transport: what carries the calls; None for grpc.aio with a port of its own.
+        transport: makes the transport; None for grpc.aio with a port of its own.
     """
 
     def make(
@@ -79,7 +79,7 @@ def rpc_front(
 
 
 def aio_transport(settings: ServerSettings, *, shares_port: bool = False) -> TransportFactory:
-    """Get what makes the transport over grpc.aio; see `AioServer`.
+    """Get the factory of the transport over grpc.aio; see `AioServer`.
 
     Raises:
         ConfigError: a file for TLS cannot be read.

@@ -1,4 +1,4 @@
-"""grpc.health.v1: the server, its services and each model, from the registry's states."""
+"""grpc.health.v1 for the server, its services and each model, from the states in the registry."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SERVICE_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class HealthService:
     """Answers `grpc.health.v1.Health` with what was published last.
 
-    Known are "" (the server), the names of its services, each model by its name (the
-    version served by default) and each version as "name/version".
+    Known names are "" (the server), its services, each model (the version served by default)
+    and each version as "name/version".
 
     The servicer of grpcio-health-checking is not used: when one of two watchers of a name
-    leaves, the other is never told of a change again (seen in 1.72.2 and 1.81.1, mended in
+    leaves, the other never hears of a change again (seen in 1.72.2 and 1.81.1, fixed in
     1.85.1), and its watches cannot be ended before the server stops.
     """
 
@@ -36,24 +36,24 @@ class HealthService:
         self._changed = asyncio.Condition()
 
     def methods(self) -> Mapping[str, Servicer]:
-        """Map the methods of the service to what answers them."""
+        """Get the servicers by method."""
         return {"Check": self._check, "Watch": self._watch}
 
     async def publish(self, registry: ModelRegistry) -> None:
-        """Take over the states of the models; watchers are told of what changed."""
+        """Publish the states of the models; watchers get what changed."""
         statuses = dict.fromkeys(("", *self._services), _status(registry.is_ready))
         for model in registry:
             status = _status(model.is_ready)
             if model.version:
                 statuses[f"{model.name}/{model.version}"] = status
-            # Versions ascend, so the last to write its model's name is the default one.
+            # Versions ascend: the last one to be written under the model's name is the default.
             statuses[model.name] = status
         self._statuses = statuses
         async with self._changed:
             self._changed.notify_all()
 
     async def close(self) -> None:
-        """End every watch, now and later: an open one would hold up the server's stop."""
+        """End every watch, now and later: an open one would delay the server's stop."""
         self._closed = True
         async with self._changed:
             self._changed.notify_all()
@@ -76,7 +76,7 @@ class HealthService:
 
         while not self._closed:
             told = self._status_of(request.service)
-            # Outside the lock: a watcher that does not read must not hold up the others.
+            # Outside the lock: a watcher that does not read must not block the others.
             await write(call, health_pb2.HealthCheckResponse(status=told))
             async with self._changed:
                 await self._changed.wait_for(has_news)

@@ -1,7 +1,7 @@
-"""What a call means: bytes in, bytes or a status out, whatever carries them.
+"""What a call means: bytes in, bytes or a status out, over any transport.
 
-Methods are built from service descriptors. The fence around each of them is the one place
-where whatever goes wrong becomes a status.
+Methods are built from service descriptors. The `except` around each of them is the only place
+where an error becomes a status.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lanewise.rpc.status import Status, settle
 
 
 class Call(Protocol):
-    """What a transport tells of one call, and where its streamed responses go.
+    """One call of a transport: its peer, its deadline, and where streamed responses go.
 
     A transport cancels the task that answers a call when its caller has gone.
     """
 
     def peer(self) -> str:
-        """Tell where the call comes from, as gRPC writes it: "ipv4:127.0.0.1:50123", "unix:"."""
+        """Get the caller's address, as gRPC writes it: "ipv4:127.0.0.1:50123", "unix:"."""
         ...
 
     def time_remaining(self) -> float | None:
@@ -36,7 +36,7 @@ class Call(Protocol):
         """Send one message of a streamed response; waits while the caller does not read.
 
         Raises:
-            CancelledError: nobody reads it any more.
+            CancelledError: the caller has gone.
         """
         ...
 
@@ -53,9 +53,9 @@ class UnaryMethod:
     """A method with one request and one response.
 
     Attributes:
-        path: as it is called, "/package.Service/Name".
-        answer: takes the serialized request; gets the serialized response, or the status
-            that ends the call instead. Raises CancelledError alone.
+        path: "/package.Service/Name".
+        answer: takes the serialized request; returns the serialized response, or the status
+            that ends the call instead. Raises nothing but CancelledError.
     """
 
     path: str
@@ -67,9 +67,9 @@ class StreamMethod:
     """A method that streams its responses; its requests come as a stream, even a lone one.
 
     Attributes:
-        path: as it is called, "/package.Service/Name".
-        answer: takes the serialized requests and writes the responses to the call; gets the
-            status that ends the call, None for success. Raises CancelledError alone.
+        path: "/package.Service/Name".
+        answer: takes the serialized requests and writes the responses to the call; returns the
+            status that ends the call, None for success. Raises nothing but CancelledError.
     """
 
     path: str
@@ -85,8 +85,8 @@ def methods_of(
     """Build every method of a service; those without a servicer answer UNIMPLEMENTED.
 
     Args:
-        service: its methods are called under its full name.
-        servicers: by the name of the method.
+        service: its full name is part of each path.
+        servicers: by method.
         max_message_bytes: the largest request accepted.
 
     Raises:
@@ -108,7 +108,7 @@ async def write(call: Call, response: Message) -> None:
 def message_too_large(
     message_bytes: int, max_bytes: int, *, at_least: bool = False
 ) -> MessageTooLarge:
-    """Make the error of a message above the limit; `at_least` if its end was not looked for."""
+    """Make the error of a message above the limit; `at_least` if it was not read to its end."""
     more = "at least " if at_least else ""
     return MessageTooLarge(
         f"message of {more}{message_bytes} bytes, but the limit is {max_bytes}; send fewer "

@@ -26,7 +26,7 @@ class ReflectionService:
         )
 
     def methods(self) -> Mapping[str, Servicer]:
-        """Map the methods of the service to what answers them."""
+        """Get the servicers by method."""
         return {"ServerReflectionInfo": self._info}
 
     async def _info(self, requests: AsyncIterator[Any], call: Call) -> None:
@@ -35,7 +35,7 @@ class ReflectionService:
 
 
 def _pool_of(files: Iterable[FileDescriptor]) -> DescriptorPool:
-    """Gather files, none of which imports another, from their several pools into one."""
+    """Copy files, none of which imports another, from their pools into one."""
     pool = DescriptorPool()
     for file in files:
         pool.AddSerializedFile(file.serialized_pb)

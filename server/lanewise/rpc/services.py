@@ -1,4 +1,4 @@
-"""Every service of this server, and the methods they come to."""
+"""Every service of this server, and their methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Services:
         methods: of all services.
         health: its `publish` must be called whenever a state in the registry has changed,
             and its `close` before the transport is stopped.
-        max_message_bytes: the largest request accepted. The methods see to it; a transport
+        max_message_bytes: the largest request accepted. The methods enforce it; a transport
             may refuse one sooner.
     """
 
@@ -52,7 +52,7 @@ def build_services(
 
     Args:
         registry: read at every request, changed by the caller alone.
-        clock: measures latencies and deadlines; the same one the lanes use.
+        clock: measures latencies and deadlines; the one the lanes use.
         max_message_bytes: the largest request accepted; responses are not limited.
         regions: registers shared memory for the lanes.
         shared_memory: which calls may use it.

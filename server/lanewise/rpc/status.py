@@ -1,4 +1,4 @@
-"""The only map from errors to gRPC status, text and trailers."""
+"""The only place where errors become gRPC status, text and trailers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REASON = "error-reason"
 """The trailer, and in streams the response parameter, with the class of the error."""
 
 INTERNAL_REASON = "InternalError"
-"""The reason given for an exception that is no ServingError: a bug of ours."""
+"""The reason given for an exception other than a ServingError: a bug of ours."""
 
 # A subclass has the status of its nearest base in this table.
 _CODES: dict[type[ServingError], grpc.StatusCode] = {
@@ -48,17 +48,17 @@ _CODES: dict[type[ServingError], grpc.StatusCode] = {
 }
 
 # The text travels percent-encoded in the trailers, which gRPC clients refuse as a whole
-# above 8 KiB by default; the rest is room for other trailers.
+# above 8 KiB by default; the rest is for other trailers.
 _MAX_ENCODED_TEXT_BYTES = 6 * 1024
 PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-"""What a status text holds on the wire as it is; all else is percent-encoded UTF-8."""
+"""Characters sent as they are in a status text; all others are percent-encoded UTF-8."""
 
 _log = structlog.get_logger("lanewise.rpc")
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a caller is told instead of a response."""
+    """What a caller gets instead of a response."""
 
     code: grpc.StatusCode
     text: str
@@ -88,18 +88,18 @@ def reason_of(error_class: type[BaseException]) -> str:
 
 
 def settle(error: Exception, *, rpc: str, model: str = "") -> Status:
-    """Log why a call failed, once, and get what its caller is told.
+    """Log why a call failed, once, and get the status for its caller.
 
     Args:
         error: what ended the call.
         rpc: the name of the call, for the log.
-        model: the model it asked for, for the log; empty if there is none.
+        model: the model it named, for the log; empty if none.
     """
     reason = reason_of(type(error))
     if isinstance(error, ServingError):
         status = Status(code_of(type(error)), _clip(error.message), reason)
         facts = {"rpc": rpc, "model": _clip(model), "reason": reason, "code": status.code.name}
-        # Failed launches have been logged, with their traceback, where they failed.
+        # Failed launches were logged, with their traceback, where they failed.
         _log.info("request refused", **facts, text=status.text)
         return status
     request_id = secrets.token_hex(6)

@@ -9,25 +9,25 @@ from lanewise.rpc.services import Services
 
 
 class Transport(Protocol):
-    """Takes calls from the network to the methods of `Services`, and answers back.
+    """Carries calls from the network to the methods of `Services`, and their responses back.
 
     Made, started and stopped once, on one event loop.
     """
 
     def listen(self, host: str, port: int) -> int:
-        """Get the port that calls will come in by; 0 for any free one.
+        """Bind a port, 0 for any free one; return its number.
 
         Raises:
-            ConfigError: it cannot be had.
+            ConfigError: the port cannot be bound.
         """
         ...
 
     async def start(self) -> None:
-        """Return once calls are taken in."""
+        """Return once calls are accepted."""
         ...
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls; give those that are open `grace_s` to end, then end them."""
+        """Accept no more calls; cancel those that are still open after `grace_s`."""
         ...
 
 

@@ -1,9 +1,9 @@
-"""What the server tells Prometheus, put together when Prometheus asks.
+"""The metrics for Prometheus, collected at each scrape.
 
 Names that begin with `nv_` are Triton's and mean what they mean there, durations in
 microseconds; a `profile` label is added where it applies. Triton's `nv_inference_compute_*`
-are missing on purpose: they add a batch's execution time once for each of its requests,
-lanes count it once; that is `lanewise_execution_seconds_total`.
+are left out on purpose: they add the execution time of a batch once for each of its requests.
+Lanes count it once, as `lanewise_execution_seconds_total`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Latencies:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A model with lanes, as one scrape finds it."""
+    """A model with lanes, at one scrape."""
 
     labels: tuple[str, str]
     profiles: tuple[str, ...]
@@ -142,15 +142,14 @@ class Metrics(Collector):
     def request_finished(
         self, model: str, version: str, profile: str, error: str, latency_ns: int
     ) -> None:
-        """Count a request that has ended. Every label value stays for good.
+        """Count a request that has ended. Label values are kept for good.
 
         Args:
-            model: a model this server has, never a name it was merely asked for; empty
-                if there is none.
+            model: a model of this server, never a name that a client made up; empty if there
+                is none.
             version: as it is served; empty without `model`.
-            profile: the profile that served it; several, joined by commas, are counted
-                as "several", or their combinations would each take up memory. Only
-                looked at without `error`.
+            profile: the profile that served it; several, joined by commas, are counted as
+                "several", since each combination would take up memory. Ignored with `error`.
             error: class name of the error; empty on success.
             latency_ns: from arrival until the response was handed over.
         """
@@ -198,7 +197,8 @@ class Metrics(Collector):
     def _collect_succeeded(self, loaded: Iterable[_Loaded]) -> Iterator[Metric]:
         for model in loaded:
             for profile in model.profiles:
-                self._latencies(*model.labels, profile)  # starts at 0, so that no rate misses it
+                # Starts at 0: a rate would miss the first request of a series.
+                self._latencies(*model.labels, profile)
         histogram = HistogramMetricFamily(
             "lanewise_request_duration_seconds",
             "Latency of requests that succeeded",

@@ -39,11 +39,11 @@ _MAX_ELEMENTS = 2**48
 
 @dataclass(frozen=True, slots=True)
 class OutputSelection:
-    """The outputs a request wants, in the order of the response, and how they travel.
+    """The outputs of a response, in their order.
 
     Attributes:
-        raw: whether as raw contents, or else as typed.
-        placements: those that go to shared memory instead, by name.
+        raw: whether they are sent as raw contents, or else as typed ones.
+        placements: those that are written to shared memory instead, by name.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -52,9 +52,9 @@ class OutputSelection:
 
 
 class Codec:
-    """Decodes the requests for one version of a model, and encodes their responses.
+    """Decodes the requests of one version of a model, and encodes their responses.
 
-    What it takes of the model is looked up once, not for each request.
+    Looks up once, not for each request, what they need of the model.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -65,25 +65,24 @@ class Codec:
         self._every_output = OutputSelection(spec.outputs, raw=True, placements=NO_PLACEMENTS)
 
     def decode_inputs(self, request: ModelInferRequest) -> dict[str, Array | RegionTensor]:
-        """Get an array, or what names one in shared memory, for every input of the model.
+        """Get an array in host memory, or a reference to shared memory, for every input.
 
-        Shapes are checked against the contents, not against the model: that is routing's task.
+        Shapes are checked against the contents; routing checks them against the model.
 
         Returns:
-            By input name, host memory, datatypes of the model. Raw contents become read-only
-            views; arrays of BYTES are arrays of `bytes` objects. Raw contents come in the order
-            of the inputs that are not in shared memory.
+            By input name, in the datatypes of the model. Raw contents become read-only views;
+            BYTES become arrays of `bytes` objects.
 
         Raises:
             UnknownTensor: an input the model lacks, or one of its inputs is missing.
             DTypeMismatch: a datatype other than the model's.
-            ShapeMismatch: a shape no array can have.
+            ShapeMismatch: a shape that no array can have.
             MalformedContents: contents that do not make up the shape.
             InvalidRequest: an input is sent twice.
             InvalidRegion: a slice of shared memory of another size than the tensor has.
-            Unsupported: typed contents for a datatype without typed list.
+            Unsupported: typed contents of a datatype that has none.
         """
-        # A list, so that going through them twice makes their objects once.
+        # A list: protobuf would make the objects anew in each of two loops.
         inputs, raw_contents = list(request.inputs), request.raw_input_contents
         if raw_contents:
             self._check_raw_entries(inputs, len(raw_contents))
@@ -121,16 +120,16 @@ class Codec:
         return arrays
 
     def select_outputs(self, request: ModelInferRequest, *, raw: bool) -> OutputSelection:
-        """Get the outputs a request wants, before it is run; all, in model order, if it names none.
+        """Get the outputs that a request names, or all of them, in the order of the model.
 
         Args:
             request: only its requested outputs are read.
-            raw: whether outputs shall travel as raw contents, or else as typed.
+            raw: whether outputs are sent as raw contents, or else as typed ones.
 
         Raises:
             UnknownTensor: an output the model lacks.
-            InvalidRequest: an output is asked for twice.
-            Unsupported: classification, or a datatype without typed list.
+            InvalidRequest: an output is named twice.
+            Unsupported: classification, or a datatype that has no typed contents.
         """
         if raw and not request.outputs:
             return self._every_output
@@ -150,12 +149,11 @@ class Codec:
     def encode_response(
         self, request_id: str, selection: OutputSelection, result: InferResult, profile: str
     ) -> ModelInferResponse:
-        """Build the response of a request that was run.
+        """Build the response to a request.
 
-        Its parameters tell how: `profile`, see `profile_names`, and over all its launches
-        `padded_rows`, `batch_rows` and their number, `launches`; `cold` is there if it had to
-        wait for a shape to be compiled for. Among raw contents, an output in shared memory has
-        an empty entry, as in Triton's responses: clients count on it.
+        Its parameters are `profile`, see `profile_names`; `padded_rows` and `batch_rows`,
+        summed over its launches; `launches`, their number; and `cold` if the request waited for
+        a shape to be compiled.
         """
         response = ModelInferResponse(
             model_name=self.spec.name, model_version=self.spec.version, id=request_id
@@ -167,6 +165,8 @@ class Codec:
             output = response.outputs.add(
                 name=name, datatype=self._output_datatypes[name], shape=found.shape
             )
+            # An output in shared memory has an empty raw entry, as in Triton's responses, which
+            # clients rely on.
             raw = b""
             if isinstance(found, RegionTensor):
                 write_slice(output.parameters, found.where)
@@ -196,9 +196,9 @@ class Codec:
     def _check_raw_entries(
         self, inputs: Iterable[ModelInferRequest.InferInputTensor], entries: int
     ) -> None:
-        """Refuse typed contents beside raw ones, and raw ones that belong to no input.
+        """Refuse typed contents beside raw ones, and a wrong number of raw ones.
 
-        Inputs in shared memory have no entry.
+        There is one for each input that is not in shared memory, in their order.
         """
         wanted = 0
         for sent in inputs:
@@ -267,7 +267,7 @@ class Codec:
 
 
 def profile_names(result: InferResult) -> str:
-    """Name the profiles of a result in launch order, joined by commas; each once."""
+    """Join the names of the profiles by commas: each once, in launch order."""
     launches = result.launches
     if len(launches) == 1:
         return launches[0].profile.name
@@ -277,7 +277,7 @@ def profile_names(result: InferResult) -> str:
 def _in_region(
     where: RegionSlice, dtype: DType, shape: Shape, contents: InferTensorContents, title: str
 ) -> RegionTensor:
-    """Get an input in shared memory, whose slice is as long as its contents must be."""
+    """Refer to an input in shared memory; its slice must be exactly as long as its contents."""
     if contents.ListFields():
         raise MalformedContents(f"{title}: typed contents beside shared memory; send one of them")
     if dtype is not DType.BYTES:
@@ -293,7 +293,7 @@ def _in_region(
 def _array_from_typed(
     contents: InferTensorContents, datatype: str, shape: Shape, title: str
 ) -> Array:
-    """Copy typed contents, exactly the list of `datatype` filled, into a new array of `shape`."""
+    """Copy typed contents into a new array of `shape`; no list but that of `datatype` is filled."""
     wanted = TYPED_LISTS.get(datatype)
     if wanted is None:
         raise Unsupported(f"{title}: {datatype} has no typed contents; send it raw")

@@ -1,4 +1,4 @@
-"""A model as its metadata shows it: tensors, versions, and the profiles as properties."""
+"""The metadata of a model: tensors, versions, and the profiles as properties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lanewise_client.protos.inference_pb2 import ModelMetadataResponse
 
 
 def describe_model(spec: ModelSpec, versions: Iterable[str]) -> ModelMetadataResponse:
-    """Build the metadata of one version of a model; `versions` are all there are of it."""
+    """Build the metadata of one version of a model; `versions` lists all of them."""
     return ModelMetadataResponse(
         name=spec.name,
         versions=versions,

@@ -1,4 +1,4 @@
-"""What the rpc layer tells whoever counts requests."""
+"""How the rpc layer reports requests that have ended, for metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CANCELLED = "Cancelled"
 
 
 class RequestObserver(Protocol):
-    """Is told of every inference request once, when it ends."""
+    """Counts inference requests, each once, when it ends."""
 
     def request_finished(
         self, model: str, version: str, profile: str, error: str, latency_ns: int
@@ -19,9 +19,9 @@ class RequestObserver(Protocol):
         """Count a request. Called on the event loop; must not block or raise.
 
         Args:
-            model: its name; empty if the server has no such model or version, so that
-                clients cannot make up new values.
-            version: the one that was asked for, or the default; empty as `model` is.
+            model: its name; empty if the server has no such model or version: clients must
+                not be able to make up label values.
+            version: the one requested, or the default; empty if `model` is.
             profile: what served it, as in the response; empty if it failed.
             error: the class of the error, "Cancelled" or "InternalError"; empty on success.
             latency_ns: from its arrival in the rpc layer until its response was built.

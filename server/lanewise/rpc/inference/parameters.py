@@ -1,6 +1,6 @@
-"""Request and tensor parameters: the ones this server knows, and what each of them means.
+"""Request and tensor parameters that this server knows, and what each of them means.
 
-Parameters not named here are ignored, as the protocol wants it.
+Others are ignored, as the protocol demands.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ _Parameters = Mapping[str, InferParameter]
 
 @dataclass(frozen=True, slots=True)
 class RequestParameters:
-    """What the parameters of a request ask for.
+    """The parameters of a request.
 
     Attributes:
         profile: name or index of the only profile allowed; None: any.
-        timeout_ns: how long the request may take from its arrival; None: as long as the
-            deadline of the call lets it.
+        timeout_ns: from the arrival of the request; None: limited by the call's deadline alone.
         priority: 1 for the most important; 0: the model's default.
         target_ns: how long the request should take if it has no deadline; None: the model's.
-        raw_outputs: whether outputs travel as raw contents, or else as typed.
+        raw_outputs: whether outputs travel as raw contents, or else as typed ones.
     """
 
     profile: str | int | None = None
@@ -73,12 +72,12 @@ def read_parameters(parameters: _Parameters) -> RequestParameters:
 
 
 def wants_final_mark(parameters: _Parameters) -> bool:
-    """Whether the last response to a streamed request must say that it is the last."""
+    """Whether the last response to a streamed request must be marked as the last."""
     return _MARKS_FINAL in parameters and parameters[_MARKS_FINAL].bool_param
 
 
 def refuse_output_parameters(parameters: _Parameters, title: str) -> None:
-    """Refuse what this server does not offer on a requested output.
+    """Check the parameters of a requested output.
 
     Raises:
         Unsupported: classification.
@@ -105,7 +104,7 @@ def _profile(options: RequestParameters, name: str, parameter: InferParameter) -
 
 
 def _timeout(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
-    """Read microseconds; 0 stands for no timeout, as it does in Triton."""
+    # 0 stands for no timeout, as in Triton.
     timeout_us = _non_negative(name, parameter)
     return replace(options, timeout_ns=timeout_us * NS_PER_US if timeout_us else None)
 
@@ -113,12 +112,12 @@ def _timeout(options: RequestParameters, name: str, parameter: InferParameter) -
 def _priority(
     options: RequestParameters, name: str, parameter: InferParameter
 ) -> RequestParameters:
-    """Read a priority; 0 stands for the model's default, as it does in Triton."""
+    # 0 stands for the model's default, as in Triton.
     return replace(options, priority=_non_negative(name, parameter))
 
 
 def _target(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
-    """Read microseconds; 0 stands for the model's target, as in the parameters above."""
+    # 0 stands for the model's target, as in the parameters above.
     target_us = _non_negative(name, parameter)
     return replace(options, target_ns=target_us * NS_PER_US if target_us else None)
 
@@ -149,7 +148,7 @@ def _sequence_flag(
 
 
 def _refuse_sequence(options: RequestParameters, name: str, value: _Value) -> RequestParameters:
-    """Let zero, the empty text and false pass: they stand for no sequence."""
+    # Zero, the empty text and false stand for no sequence.
     if value:
         raise Unsupported(
             f"request parameter '{name}': sequences are not offered; send requests that do "

@@ -50,7 +50,7 @@ class InferenceService:
         self._codecs: dict[tuple[str, str], Codec] = {}
 
     def methods(self) -> Mapping[str, Servicer]:
-        """Map the methods this service offers to what answers them."""
+        """Get the servicers by method."""
         return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -110,7 +110,7 @@ class InferenceService:
     async def _answer(
         self, call: Call, request: pb.ModelInferRequest
     ) -> pb.ModelStreamInferResponse:
-        """Run one request of a stream; its failure is told in the answer."""
+        """Run one request of a stream; a failure is an answer, too."""
         try:
             answer = pb.ModelStreamInferResponse(infer_response=await self._infer(request, call))
         except Exception as error:
@@ -159,7 +159,7 @@ class InferenceService:
     def _codec(self, spec: ModelSpec) -> Codec:
         key = (spec.name, spec.version)
         codec = self._codecs.get(key)
-        # A version may be loaded again, and differ.
+        # A version may be loaded again, with another spec.
         if codec is None or codec.spec is not spec:
             codec = self._codecs[key] = Codec(spec)
         return codec

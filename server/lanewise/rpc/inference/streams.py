@@ -1,4 +1,4 @@
-"""Many requests on one stream: run side by side, answered in their order."""
+"""Many requests on one stream: run concurrently, answered in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 MAX_OUTSTANDING = 64
-"""Requests of one stream that may run or wait for their turn to be answered."""
+"""Requests of one stream that may run, or wait for earlier ones to be answered."""
 
 
 async def answer_in_order(
@@ -23,17 +23,17 @@ async def answer_in_order(
 ) -> None:
     """Answer every request; return when the last answer has been written.
 
-    Reading pauses while `max_outstanding` requests are not answered. Cancelling this
-    cancels everything outstanding, and so does a CancelledError that `write` raises.
+    Reading pauses while `max_outstanding` requests are unanswered. Cancelling this, or a
+    CancelledError from `write`, cancels everything outstanding.
 
     Args:
-        requests: read as room allows.
-        answer: must not raise: one request's failure is an answer too.
+        requests: read while fewer than `max_outstanding` are unanswered.
+        answer: must not raise: a failure is an answer, too.
         write: called with one answer at a time, in the order of the requests.
-        max_outstanding: requests read whose answers are not yet written.
+        max_outstanding: requests that were read and whose answers are not yet written.
 
     Raises:
-        ServingError: `requests` raised it; what came before it has been answered.
+        ServingError: from `requests`, once the requests before it have been answered.
     """
     outstanding: asyncio.Queue[asyncio.Task[ResponseT] | None] = asyncio.Queue()
     room = asyncio.Semaphore(max_outstanding)
@@ -49,7 +49,7 @@ async def answer_in_order(
             unreadable.append(error)
         outstanding.put_nowait(None)
 
-    # Writing is the body of the group, so that its end by CancelledError ends the rest too.
+    # The body of the group writes, so that a CancelledError there cancels the tasks, too.
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(read_all(tasks))
         while (task := await outstanding.get()) is not None:
