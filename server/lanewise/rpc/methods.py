@@ -119,14 +119,12 @@ def message_too_large(
 def _method(descriptor: MethodDescriptor, servicer: Servicer, max_message_bytes: int) -> RpcMethod:
     path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
     read = _reader(GetMessageClass(descriptor.input_type), max_message_bytes)
-    match descriptor.client_streaming, descriptor.server_streaming:
-        case False, False:
-            return UnaryMethod(path, _unary(descriptor.name, read, servicer))
-        case False, True:
-            return StreamMethod(path, _stream(descriptor.name, _lone(read), servicer))
-        case True, True:
-            return StreamMethod(path, _stream(descriptor.name, _each(read), servicer))
-    raise ValueError(f"{descriptor.full_name}: requests are streamed and the response is not")
+    if descriptor.server_streaming:
+        is_lone = not descriptor.client_streaming
+        return StreamMethod(path, _stream(descriptor.name, read, servicer, is_lone=is_lone))
+    if descriptor.client_streaming:
+        raise ValueError(f"{descriptor.full_name}: requests are streamed and the response is not")
+    return UnaryMethod(path, _unary(descriptor.name, read, servicer))
 
 
 def _unary(
@@ -146,16 +144,26 @@ def _unary(
 
 
 def _stream(
-    name: str, accept: Callable[[AsyncIterator[bytes]], Awaitable[Any]], servicer: Servicer
+    name: str, read: Callable[[bytes], Message], servicer: Servicer, *, is_lone: bool
 ) -> Callable[[AsyncIterator[bytes], Call], Awaitable[Status | None]]:
     async def answer(requests: AsyncIterator[bytes], call: Call) -> Status | None:
         try:
-            await servicer(await accept(requests), call)
+            if is_lone:
+                await servicer(read(await _first(requests)), call)
+            else:
+                await servicer((read(data) async for data in requests), call)
         except Exception as error:
             return settle(error, rpc=name)
         return None
 
     return answer
+
+
+async def _first(requests: AsyncIterator[bytes]) -> bytes:
+    data = await anext(requests, None)
+    if data is None:
+        raise InvalidRequest("the call ended without a request; send one")
+    return data
 
 
 def _reader(message_class: type[Message], max_bytes: int) -> Callable[[bytes], Message]:
@@ -173,31 +181,6 @@ def _reader(message_class: type[Message], max_bytes: int) -> Callable[[bytes], M
             ) from error
 
     return read
-
-
-def _lone(
-    read: Callable[[bytes], Message],
-) -> Callable[[AsyncIterator[bytes]], Awaitable[Message]]:
-    async def accept(requests: AsyncIterator[bytes]) -> Message:
-        data = await anext(requests, None)
-        if data is None:
-            raise InvalidRequest("the call ended without a request; send one")
-        return read(data)
-
-    return accept
-
-
-def _each(
-    read: Callable[[bytes], Message],
-) -> Callable[[AsyncIterator[bytes]], Awaitable[AsyncIterator[Message]]]:
-    async def messages(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-        async for data in requests:
-            yield read(data)
-
-    async def accept(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-        return messages(requests)
-
-    return accept
 
 
 def _not_offered(service: ServiceDescriptor, name: str, offered: list[str]) -> Servicer:
