@@ -10,7 +10,7 @@ INSTALL ?= $(BIN)/python -m pip --disable-pip-version-check --quiet install
 announce = echo 'Installing $(1) into $(VENV): this takes a moment'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-transports test-gpu bench-gpu bench-sched bench-lanes bench-peers bench-hot-path check protos build clean
+.PHONY: help demo serve test test-transports test-gpu bench-gpu bench-sched bench-lanes bench-peers bench-hot-path check protos client build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,11 +69,15 @@ check: $(VENV)/.dev ## format, lint, types, layering, and whether what is genera
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python client/generate.py --check
 	$(BIN)/python docs/pictures/architecture.py --check
 	@echo 'all checks passed'
 
 protos: $(VENV)/.dev ## generate the Python stubs from protos/
 	$(BIN)/python protos/generate.py
+
+client: $(VENV)/.dev ## generate the blocking client from the asyncio one
+	$(BIN)/python client/generate.py
 
 build: $(VENV)/.dev ## make the wheel and the source distribution
 	$(BIN)/python -m build --outdir $(DIST) .

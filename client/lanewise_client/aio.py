@@ -1,36 +1,28 @@
-"""The asyncio client."""
+"""The asyncio client. The blocking one is generated from this file by `client/generate.py`."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self, cast
 
-import grpc
 from google.protobuf.message import Message
 
 from lanewise_client import lanes, messages, metadata
-from lanewise_client.calls import CLIENT_TIMEOUT, CallRules, Options, Timeout, channel_options
+from lanewise_client.calls import CLIENT_TIMEOUT, Options, Timeout
+from lanewise_client.connection import AsyncConnection, Credentials
 from lanewise_client.datatypes import Array
 from lanewise_client.errors import DeadlineExpired, ServingError, Unavailable
-from lanewise_client.final_status import FinalStatus
 from lanewise_client.messages import InferRequest, Outputs
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
-from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
-from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub
 from lanewise_client.results import (
     InferResult,
     ModelCosts,
@@ -40,11 +32,8 @@ from lanewise_client.results import (
     Route,
     ServerMetadata,
 )
-from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Step, Steps
+from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Steps
 from lanewise_client.shared_memory import SharedMemory
-from lanewise_client.streaming import Exchange
-
-_ResponseT = TypeVar("_ResponseT")
 
 
 class AsyncClient:
@@ -61,14 +50,14 @@ class AsyncClient:
         address: str,
         *,
         timeout_s: float | None,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Credentials = None,
         options: Options = (),
     ) -> None:
         """Make a client of the running event loop without connecting yet.
 
         Args:
             address: HOST:PORT, or any other target that gRPC knows.
-            timeout_s: seconds that a call may take; None: for ever.
+            timeout_s: seconds that a call may take; None: forever.
             credentials: for TLS; without them the connection is in the clear.
             options: gRPC channel options to add. By default message sizes are unlimited.
 
@@ -76,24 +65,15 @@ class AsyncClient:
             ValueError: `timeout_s` is not a positive number.
             RuntimeError: no event loop is running.
         """
-        self._rules = CallRules(address, timeout_s)
-        self._loop = asyncio.get_running_loop()
-        self._channel = (
-            grpc.aio.insecure_channel(address, channel_options(options))
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, channel_options(options))
-        )
+        self._connection = AsyncConnection(address, timeout_s, credentials, options)
         self._shared = SharedCalls()
-        self._inference: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._lane_service: Any = LaneServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
         """Close the connection; calls in flight fail. A second call does nothing."""
         with contextlib.suppress(ServingError):  # it forgets removed segments by itself, too
             for step in self._shared.close():
-                await self._step(step, CLOSING_TIMEOUT_S)
-        self._rules.is_closed = True
-        await self._channel.close()
+                await self._connection.call(step.method, step.message, CLOSING_TIMEOUT_S)
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,7 +100,33 @@ class AsyncClient:
         shared_memory: SharedMemory | bool = False,
         timeout_s: Timeout = CLIENT_TIMEOUT,
     ) -> InferResult:
-        """Run `model` on `inputs` and get its outputs. See `Client.infer`."""
+        """Run `model` on `inputs` and get its outputs.
+
+        Args:
+            model: its name.
+            inputs: by name, each of the model's datatype, in any memory layout; only read.
+            version: empty: the version served by default, the highest number.
+            outputs: names of the outputs wanted; None: all. With a `SharedMemory`, a mapping from
+                names to arrays in it, which are written to, or None.
+            profile: name or index of the only profile allowed; None: any.
+            request_id: comes back in the result.
+            priority: 1 for the most important; None, 0, or one the model does not have: the
+                model's default.
+            latency_target_s: seconds the request should take if it has no timeout; it orders
+                the requests that wait, and none is refused for it. None: the model's.
+            shared_memory: for a server on this host: inputs do not travel in the message. True
+                copies them into memory of the client's own; a `SharedMemory` saves that copy
+                for inputs that lie in it.
+            timeout_s: seconds until the answer must be here; the server drops the request
+                when they have passed. None: wait forever.
+
+        Raises:
+            TypeError: an input is no array or of a dtype that cannot be sent, or the priority
+                is no integer.
+            ValueError: a negative priority, or a target that is not positive.
+            ServingError: one of its subclasses tells why there are no outputs.
+            OSError: there is too little shared memory.
+        """
         request = InferRequest(
             inputs,
             outputs,
@@ -133,15 +139,18 @@ class AsyncClient:
             steps = self._shared.infer(model, version, request, shared_memory)
             return await self._carry_out(steps, timeout_s)
         message = messages.build_infer(model, version, request)
-        return messages.parse_infer(
-            await self._call(self._inference.ModelInfer, message, timeout_s)
-        )
+        return messages.parse_infer(await self._connection.call("ModelInfer", message, timeout_s))
 
     def shared_memory(self, nbytes: int) -> SharedMemory:
-        """Make shared memory for this client's requests. See `Client.shared_memory`."""
+        """Make shared memory for inputs and outputs of this client's requests.
+
+        Raises:
+            ValueError: `nbytes` is not positive.
+            OSError: there is too little shared memory.
+        """
         return self._shared.make(nbytes)
 
-    async def stream(
+    def stream(
         self,
         model: str,
         requests: AsyncIterable[InferRequest] | Iterable[InferRequest],
@@ -151,37 +160,33 @@ class AsyncClient:
     ) -> AsyncIterator[InferResult | ServingError]:
         """Send many requests without waiting in between; iterate over their results.
 
-        As `Client.stream`, with these differences: `requests` may be asynchronous, and is
-        iterated in a task of the event loop; one that is not must not block. Who leaves the
-        iteration early closes the iterator (`contextlib.aclosing`) to cancel what is in flight.
+        Results come in the order of the requests. A request that fails yields its
+        ServingError in its place and the stream goes on; an error that ends the stream is
+        raised. `requests` is iterated in a task of the event loop, which a source that is not
+        asynchronous must not block, ahead of the results, as far as the connection takes them;
+        what it raises is raised after the results of the requests before it. Nothing is sent
+        before the first result is asked for; closing the iterator early
+        (`contextlib.aclosing`) cancels what is in flight.
+
+        Args:
+            model: the name of the model that all of them are for.
+            requests: as many as you like, even without end.
+            timeout_s: seconds for the whole stream; None: forever. Has no default, since
+                only the caller knows how long the stream is.
+            version: empty: the version served by default, the highest number.
+
+        Raises:
+            ServingError: the stream ended before every request had its result.
         """
-        seconds = self._rules.seconds(timeout_s)
-        exchange = Exchange(model, version)
-        with self._applied(seconds):
-            call = self._inference.ModelStreamInfer(
-                exchange.encode_async(requests), timeout=seconds
-            )
-            status = FinalStatus(call)
-            try:
-                async for response in call:
-                    yield exchange.decode(response)
-            except grpc.aio.AioRpcError as error:
-                final = await status.of(error)
-                if final.code() is not grpc.StatusCode.OK:
-                    raise final from error
-            finally:
-                call.cancel()
-        exchange.finish()
+        return self._connection.stream(model, version, requests, timeout_s)
 
     async def is_live(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> bool:
         """Tell whether the server answers at all; False if it cannot be reached in time."""
-        return await self._is(self._inference.ServerLive, pb.ServerLiveRequest(), "live", timeout_s)
+        return await self._is("ServerLive", pb.ServerLiveRequest(), "live", timeout_s)
 
     async def is_ready(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> bool:
         """Tell whether every model is ready; False if the server cannot be reached in time."""
-        return await self._is(
-            self._inference.ServerReady, pb.ServerReadyRequest(), "ready", timeout_s
-        )
+        return await self._is("ServerReady", pb.ServerReadyRequest(), "ready", timeout_s)
 
     async def is_model_ready(
         self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
@@ -192,20 +197,18 @@ class AsyncClient:
             ModelNotFound: the server has no such model or version.
         """
         request = pb.ModelReadyRequest(name=model, version=version)
-        return await self._is(self._inference.ModelReady, request, "ready", timeout_s)
+        return await self._is("ModelReady", request, "ready", timeout_s)
 
     async def server_metadata(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> ServerMetadata:
         """Get the server's name, version and extensions."""
         return metadata.parse_server_metadata(
-            await self._call(self._inference.ServerMetadata, pb.ServerMetadataRequest(), timeout_s)
+            await self._connection.call("ServerMetadata", pb.ServerMetadataRequest(), timeout_s)
         )
 
     async def models(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> tuple[ModelStatus, ...]:
         """List every version of every model the server knows of, ready or not."""
         return metadata.parse_models(
-            await self._call(
-                self._inference.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s
-            )
+            await self._connection.call("RepositoryIndex", pb.RepositoryIndexRequest(), timeout_s)
         )
 
     async def model_metadata(
@@ -214,7 +217,7 @@ class AsyncClient:
         """Get the inputs, outputs and profiles of `model`."""
         request = pb.ModelMetadataRequest(name=model, version=version)
         return metadata.parse_model_metadata(
-            await self._call(self._inference.ModelMetadata, request, timeout_s)
+            await self._connection.call("ModelMetadata", request, timeout_s)
         )
 
     async def lanes(
@@ -222,14 +225,14 @@ class AsyncClient:
     ) -> ModelLanes:
         """Get the lanes of `model`: profile, state and counters of each."""
         request = lanes_pb2.ListLanesRequest(name=model, version=version)
-        return lanes.parse_lanes(await self._call(self._lane_service.ListLanes, request, timeout_s))
+        return lanes.parse_lanes(await self._connection.call("ListLanes", request, timeout_s))
 
     async def costs(
         self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
     ) -> ModelCosts:
         """Get what the launches of `model` cost, as the server has measured."""
         request = lanes_pb2.ListCostsRequest(name=model, version=version)
-        return lanes.parse_costs(await self._call(self._lane_service.ListCosts, request, timeout_s))
+        return lanes.parse_costs(await self._connection.call("ListCosts", request, timeout_s))
 
     async def explain(
         self,
@@ -242,18 +245,17 @@ class AsyncClient:
     ) -> Route:
         """Ask where a request of these input shapes would run, and why. Runs nothing."""
         request = lanes.build_explain(model, version, shapes, profile)
-        return lanes.parse_route(
-            await self._call(self._lane_service.ExplainRoute, request, timeout_s)
-        )
+        return lanes.parse_route(await self._connection.call("ExplainRoute", request, timeout_s))
 
     async def _carry_out(self, steps: Steps, timeout_s: Timeout) -> InferResult:
         """Make one call after the other; all of them have `timeout_s` together."""
-        budget = self._rules.budget(timeout_s)
+        budget = self._connection.rules.budget(timeout_s)
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._step(step, budget.left_s())
+                    left_s = budget.left_s()
+                    answer = await self._connection.call(step.method, step.message, left_s)
                 except ServingError as error:
                     step = steps.throw(error)
                 else:
@@ -263,39 +265,8 @@ class AsyncClient:
         finally:
             steps.close()
 
-    async def _step(self, step: Step, timeout_s: Timeout) -> object:
-        return await self._call(getattr(self._inference, step.method), step.message, timeout_s)
-
-    async def _call(
-        self,
-        method: Callable[..., Awaitable[_ResponseT | None]],
-        request: Message,
-        timeout_s: Timeout,
-    ) -> _ResponseT:
-        seconds = self._rules.seconds(timeout_s)
-        with self._applied(seconds):
-            return self._rules.require_answer(await method(request, timeout=seconds), seconds)
-
-    async def _is(
-        self, method: Callable[..., Any], request: Message, field: str, timeout_s: Timeout
-    ) -> bool:
+    async def _is(self, method: str, request: Message, field: str, timeout_s: Timeout) -> bool:
         try:
-            return bool(getattr(await self._call(method, request, timeout_s), field))
+            return bool(getattr(await self._connection.call(method, request, timeout_s), field))
         except (Unavailable, DeadlineExpired):
             return False
-
-    @contextmanager
-    def _applied(self, seconds: float | None) -> Iterator[None]:
-        """Apply the rules to one call, in the right event loop only."""
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("this AsyncClient belongs to another event loop; make one here")
-        try:
-            with self._rules.applied(seconds):
-                yield
-        except asyncio.CancelledError:
-            # Closing the channel cancels the calls in flight, and gRPC raises that in tasks
-            # which nobody has cancelled.
-            task = asyncio.current_task()
-            if self._rules.is_closed and task is not None and not task.cancelling():
-                raise self._rules.closed_in_flight() from None
-            raise

@@ -1,24 +1,27 @@
-"""The blocking client."""
+"""The blocking client. Generated from aio.py by `make client`; do not edit."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self, cast
 
-import grpc
 from google.protobuf.message import Message
 
 from lanewise_client import lanes, messages, metadata
-from lanewise_client.calls import CLIENT_TIMEOUT, CallRules, Options, Timeout, channel_options
+from lanewise_client.calls import CLIENT_TIMEOUT, Options, Timeout
+from lanewise_client.connection import Connection, Credentials
 from lanewise_client.datatypes import Array
 from lanewise_client.errors import DeadlineExpired, ServingError, Unavailable
 from lanewise_client.messages import InferRequest, Outputs
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.protos import lanes_pb2
-from lanewise_client.protos.inference_pb2_grpc import GRPCInferenceServiceStub
-from lanewise_client.protos.lanes_pb2_grpc import LaneServiceStub
 from lanewise_client.results import (
     InferResult,
     ModelCosts,
@@ -28,11 +31,8 @@ from lanewise_client.results import (
     Route,
     ServerMetadata,
 )
-from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Step, Steps
+from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Steps
 from lanewise_client.shared_memory import SharedMemory
-from lanewise_client.streaming import Exchange
-
-_ResponseT = TypeVar("_ResponseT")
 
 
 class Client:
@@ -48,37 +48,29 @@ class Client:
         address: str,
         *,
         timeout_s: float | None,
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: Credentials = None,
         options: Options = (),
     ) -> None:
         """Make a client without connecting yet.
 
         Args:
             address: HOST:PORT, or any other target that gRPC knows.
-            timeout_s: seconds that a call may take; None: for ever.
+            timeout_s: seconds that a call may take; None: forever.
             credentials: for TLS; without them the connection is in the clear.
             options: gRPC channel options to add. By default message sizes are unlimited.
 
         Raises:
             ValueError: `timeout_s` is not a positive number.
         """
-        self._rules = CallRules(address, timeout_s)
-        self._channel = (
-            grpc.insecure_channel(address, channel_options(options))
-            if credentials is None
-            else grpc.secure_channel(address, credentials, channel_options(options))
-        )
+        self._connection = Connection(address, timeout_s, credentials, options)
         self._shared = SharedCalls()
-        self._inference: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._lane_service: Any = LaneServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Close the connection; calls in flight fail. A second call does nothing."""
         with contextlib.suppress(ServingError):  # it forgets removed segments by itself, too
             for step in self._shared.close():
-                self._step(step, CLOSING_TIMEOUT_S)
-        self._rules.is_closed = True
-        self._channel.close()
+                self._connection.call(step.method, step.message, CLOSING_TIMEOUT_S)
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +115,7 @@ class Client:
                 copies them into memory of the client's own; a `SharedMemory` saves that copy
                 for inputs that lie in it.
             timeout_s: seconds until the answer must be here; the server drops the request
-                when they have passed. None: wait for ever.
+                when they have passed. None: wait forever.
 
         Raises:
             TypeError: an input is no array or of a dtype that cannot be sent, or the priority
@@ -144,7 +136,7 @@ class Client:
             steps = self._shared.infer(model, version, request, shared_memory)
             return self._carry_out(steps, timeout_s)
         message = messages.build_infer(model, version, request)
-        return messages.parse_infer(self._call(self._inference.ModelInfer, message, timeout_s))
+        return messages.parse_infer(self._connection.call("ModelInfer", message, timeout_s))
 
     def shared_memory(self, nbytes: int) -> SharedMemory:
         """Make shared memory for inputs and outputs of this client's requests.
@@ -175,31 +167,22 @@ class Client:
         Args:
             model: the name of the model that all of them are for.
             requests: as many as you like, even without end.
-            timeout_s: seconds for the whole stream; None: for ever. Has no default, since
+            timeout_s: seconds for the whole stream; None: forever. Has no default, since
                 only the caller knows how long the stream is.
             version: empty: the version served by default, the highest number.
 
         Raises:
             ServingError: the stream ended before every request had its result.
         """
-        seconds = self._rules.seconds(timeout_s)
-        exchange = Exchange(model, version)
-        with self._rules.applied(seconds):
-            call = self._inference.ModelStreamInfer(exchange.encode(requests), timeout=seconds)
-            try:
-                for response in call:
-                    yield exchange.decode(response)
-            finally:
-                call.cancel()
-        exchange.finish()
+        return self._connection.stream(model, version, requests, timeout_s)
 
     def is_live(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> bool:
         """Tell whether the server answers at all; False if it cannot be reached in time."""
-        return self._is(self._inference.ServerLive, pb.ServerLiveRequest(), "live", timeout_s)
+        return self._is("ServerLive", pb.ServerLiveRequest(), "live", timeout_s)
 
     def is_ready(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> bool:
         """Tell whether every model is ready; False if the server cannot be reached in time."""
-        return self._is(self._inference.ServerReady, pb.ServerReadyRequest(), "ready", timeout_s)
+        return self._is("ServerReady", pb.ServerReadyRequest(), "ready", timeout_s)
 
     def is_model_ready(
         self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
@@ -210,18 +193,18 @@ class Client:
             ModelNotFound: the server has no such model or version.
         """
         request = pb.ModelReadyRequest(name=model, version=version)
-        return self._is(self._inference.ModelReady, request, "ready", timeout_s)
+        return self._is("ModelReady", request, "ready", timeout_s)
 
     def server_metadata(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> ServerMetadata:
         """Get the server's name, version and extensions."""
         return metadata.parse_server_metadata(
-            self._call(self._inference.ServerMetadata, pb.ServerMetadataRequest(), timeout_s)
+            self._connection.call("ServerMetadata", pb.ServerMetadataRequest(), timeout_s)
         )
 
     def models(self, *, timeout_s: Timeout = CLIENT_TIMEOUT) -> tuple[ModelStatus, ...]:
         """List every version of every model the server knows of, ready or not."""
         return metadata.parse_models(
-            self._call(self._inference.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s)
+            self._connection.call("RepositoryIndex", pb.RepositoryIndexRequest(), timeout_s)
         )
 
     def model_metadata(
@@ -230,7 +213,7 @@ class Client:
         """Get the inputs, outputs and profiles of `model`."""
         request = pb.ModelMetadataRequest(name=model, version=version)
         return metadata.parse_model_metadata(
-            self._call(self._inference.ModelMetadata, request, timeout_s)
+            self._connection.call("ModelMetadata", request, timeout_s)
         )
 
     def lanes(
@@ -238,14 +221,14 @@ class Client:
     ) -> ModelLanes:
         """Get the lanes of `model`: profile, state and counters of each."""
         request = lanes_pb2.ListLanesRequest(name=model, version=version)
-        return lanes.parse_lanes(self._call(self._lane_service.ListLanes, request, timeout_s))
+        return lanes.parse_lanes(self._connection.call("ListLanes", request, timeout_s))
 
     def costs(
         self, model: str, version: str = "", *, timeout_s: Timeout = CLIENT_TIMEOUT
     ) -> ModelCosts:
         """Get what the launches of `model` cost, as the server has measured."""
         request = lanes_pb2.ListCostsRequest(name=model, version=version)
-        return lanes.parse_costs(self._call(self._lane_service.ListCosts, request, timeout_s))
+        return lanes.parse_costs(self._connection.call("ListCosts", request, timeout_s))
 
     def explain(
         self,
@@ -258,16 +241,17 @@ class Client:
     ) -> Route:
         """Ask where a request of these input shapes would run, and why. Runs nothing."""
         request = lanes.build_explain(model, version, shapes, profile)
-        return lanes.parse_route(self._call(self._lane_service.ExplainRoute, request, timeout_s))
+        return lanes.parse_route(self._connection.call("ExplainRoute", request, timeout_s))
 
     def _carry_out(self, steps: Steps, timeout_s: Timeout) -> InferResult:
         """Make one call after the other; all of them have `timeout_s` together."""
-        budget = self._rules.budget(timeout_s)
+        budget = self._connection.rules.budget(timeout_s)
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = self._step(step, budget.left_s())
+                    left_s = budget.left_s()
+                    answer = self._connection.call(step.method, step.message, left_s)
                 except ServingError as error:
                     step = steps.throw(error)
                 else:
@@ -277,20 +261,8 @@ class Client:
         finally:
             steps.close()
 
-    def _step(self, step: Step, timeout_s: Timeout) -> object:
-        return self._call(getattr(self._inference, step.method), step.message, timeout_s)
-
-    def _call(
-        self, method: Callable[..., _ResponseT | None], request: Message, timeout_s: Timeout
-    ) -> _ResponseT:
-        seconds = self._rules.seconds(timeout_s)
-        with self._rules.applied(seconds):
-            return self._rules.require_answer(method(request, timeout=seconds), seconds)
-
-    def _is(
-        self, method: Callable[..., Any], request: Message, field: str, timeout_s: Timeout
-    ) -> bool:
+    def _is(self, method: str, request: Message, field: str, timeout_s: Timeout) -> bool:
         try:
-            return bool(getattr(self._call(method, request, timeout_s), field))
+            return bool(getattr(self._connection.call(method, request, timeout_s), field))
         except (Unavailable, DeadlineExpired):
             return False

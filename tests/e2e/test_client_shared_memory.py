@@ -74,7 +74,9 @@ def values(rows: int = 2, first: float = 0.0) -> np.ndarray:
 
 
 def registered(client: Client) -> set[str]:
-    answer = client._inference.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+    answer = client._connection._methods["SystemSharedMemoryStatus"](
+        pb.SystemSharedMemoryStatusRequest()
+    )
     return set(answer.regions)
 
 
@@ -244,7 +246,7 @@ def test_empty_arrays_are_sent_as_they_are(client):
 
 def test_the_server_forgets_removed_segments_when_others_are_registered(server, client):
     orphan = SharedMemory(64)
-    client._inference.SystemSharedMemoryRegister(orphan.registration())
+    client._connection._methods["SystemSharedMemoryRegister"](orphan.registration())
     orphan.close()
     assert registered(client) == {orphan.name}
     client.infer("echo", {"X": values()}, shared_memory=True)
@@ -254,14 +256,16 @@ def test_the_server_forgets_removed_segments_when_others_are_registered(server, 
 def test_a_client_registers_again_with_a_server_that_was_started_anew(client):
     memory = client.shared_memory(64)
     client.infer("echo", {"X": values()}, shared_memory=memory)
-    client._inference.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest())
+    client._connection._methods["SystemSharedMemoryUnregister"](
+        pb.SystemSharedMemoryUnregisterRequest()
+    )
     with pytest.raises(RegionNotFound):
         request = pb.ModelInferRequest(model_name="echo")
         sent = request.inputs.add(name="X", datatype="FP32", shape=[1, 3])
         sent.parameters["shared_memory_region"].string_param = memory.name
         sent.parameters["shared_memory_byte_size"].int64_param = 12
-        with client._rules.applied(None):
-            client._inference.ModelInfer(request)
+        with client._connection.rules.applied(None):
+            client._connection._methods["ModelInfer"](request)
     sent = memory.array((2, 3), np.float32)
     assert client.infer("echo", {"X": sent}, shared_memory=memory)["echo_X"].shape == (2, 3)
 
@@ -287,8 +291,8 @@ def test_a_call_from_elsewhere_may_not_use_shared_memory(models, own_address):
                     client.infer("echo", {"X": values()}, shared_memory=True)
                 for pretended in ("127.0.0.1", "::1"):
                     metadata = (("x-forwarded-for", pretended), ("x-real-ip", pretended))
-                    with pytest.raises(NotAllowed), client._rules.applied(None):
-                        client._inference.SystemSharedMemoryStatus(
+                    with pytest.raises(NotAllowed), client._connection.rules.applied(None):
+                        client._connection._methods["SystemSharedMemoryStatus"](
                             pb.SystemSharedMemoryStatusRequest(), metadata=metadata
                         )
 
