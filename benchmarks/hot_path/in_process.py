@@ -21,9 +21,10 @@ from benchmarks.hot_path.stopwatch import Overhead
 from lanewise.clock import SystemClock
 from lanewise.memory.regions import Regions
 from lanewise.processes.app import App
-from lanewise.rpc.front import rpc_front
+from lanewise.rpc.engine_calls import engine_calls
 from lanewise.rpc.inference.codec import Codec
 from lanewise.rpc.services import build_services
+from lanewise.rpc.transport import rpc_front
 from lanewise.scheduler.registry import Lanes
 from lanewise.settings.server import ServerSettings
 from lanewise.telemetry.metrics import Metrics
@@ -45,8 +46,8 @@ async def served(models: Path) -> AsyncIterator[tuple[Infer, Lanes]]:
         app.registry,
         SystemClock(),
         max_message_bytes=MAX_MESSAGE_BYTES,
-        observer=Metrics(app.registry),
-        regions=Regions(),
+        observer=Metrics(app.registry).request_finished,
+        engine=engine_calls(app.registry, Regions()),
     )
     try:
         yield infer_with(services, lanes.spec), lanes

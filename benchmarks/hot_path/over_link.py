@@ -24,8 +24,7 @@ from benchmarks.hot_path.requests import Infer, infer_with, send
 from benchmarks.hot_path.stages import EXECUTION, FRONT_END, RPC
 from benchmarks.hot_path.stopwatch import Overhead
 from lanewise.clock import SystemClock
-from lanewise.ipc.client import EngineLink
-from lanewise.processes.front_end import CountInEngine
+from lanewise.ipc.client import Client
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.registry import Lanes, ModelRegistry
 
@@ -58,7 +57,7 @@ class _Runs:
 @asynccontextmanager
 async def _linked(address: str) -> AsyncIterator[tuple[Infer, Lanes]]:
     registry = ModelRegistry()
-    link = EngineLink(address, registry)
+    link = Client(address, registry)
     linking = asyncio.create_task(link.run())
     while not (await link.changed.wait() and registry.is_ready):
         link.changed.clear()
@@ -67,8 +66,8 @@ async def _linked(address: str) -> AsyncIterator[tuple[Infer, Lanes]]:
         registry,
         SystemClock(),
         max_message_bytes=MAX_MESSAGE_BYTES,
-        observer=CountInEngine(link),
-        regions=link,
+        observer=link.count,
+        engine=link.ask,
     )
     try:
         yield infer_with(services, lanes.spec), lanes

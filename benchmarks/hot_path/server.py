@@ -23,15 +23,15 @@ from benchmarks.hot_path.stages import COUNT, ENGINE, EXECUTION, LANES, RPC, TUR
 from benchmarks.hot_path.stopwatch import Stage, Stopwatch, calibrate, measured
 from benchmarks.hot_path.threads import Threads
 from lanewise.clock import Clock
-from lanewise.ipc.server import FrontEnds
-from lanewise.model.regions import RegionCalls
+from lanewise.ipc.server import Server
 from lanewise.processes import event_loop
 from lanewise.processes.app import App
 from lanewise.processes.child import SWITCH_S
-from lanewise.rpc.front import rpc_front
+from lanewise.rpc.engine_calls import EngineCalls
+from lanewise.rpc.transport import rpc_front
 from lanewise.scheduler.registry import ModelRegistry
+from lanewise.scheduler.results import WhenFinished
 from lanewise.settings.server import ServerSettings
-from lanewise.telemetry.metrics import Metrics
 
 STAGES: dict[str, tuple[Stage, ...]] = {
     "engine": (*ENGINE, *COUNT, *LANES, *EXECUTION),
@@ -97,9 +97,9 @@ async def _serve(role: str, place: str, models: Path) -> None:
         settings = ServerSettings(models, host="127.0.0.1", grpc_port=0, metrics_port=0)
 
         def front(
-            registry: ModelRegistry, _: Clock, metrics: Metrics, regions: RegionCalls
-        ) -> FrontEnds:
-            return FrontEnds(registry, metrics, regions, listener)
+            registry: ModelRegistry, _: Clock, when_finished: WhenFinished, engine: EngineCalls
+        ) -> Server:
+            return Server(registry, when_finished, engine, listener)
 
         await App(settings, front=front).run()
 

@@ -7,9 +7,9 @@ import pickle
 from benchmarks.hot_path.stopwatch import Stage
 from lanewise.backends.host_runner import InputBuffers
 from lanewise.backends.ort import OrtSession
-from lanewise.ipc.client import _Session as FrontEndSession
+from lanewise.ipc.client import FrontEndSession
 from lanewise.ipc.connection import Connection
-from lanewise.ipc.server import _Session as EngineSession
+from lanewise.ipc.server import EngineSession
 from lanewise.ipc.tensors import TensorReader, TensorWriter
 from lanewise.rpc.inference import service
 from lanewise.rpc.inference.codec import Codec

@@ -128,7 +128,7 @@ def test_a_missing_half_of_the_tls_files_is_an_error():
         timeout=60,
     )
     assert refused.returncode == 1
-    assert "--tls-cert: is nothing without --tls-key" in refused.stderr
+    assert "--tls-cert: requires --tls-key" in refused.stderr
 
 
 @on_edge

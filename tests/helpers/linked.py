@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from lanewise.ipc.client import EngineLink
-from lanewise.ipc.server import FrontEnds, RequestCounter
+from lanewise.ipc.client import Client
+from lanewise.ipc.server import Server
 from lanewise.memory.regions import Regions
 from lanewise.model.regions import RegionCalls
+from lanewise.rpc.engine_calls import engine_calls
 from lanewise.scheduler.registry import ModelRegistry
+from lanewise.scheduler.results import WhenFinished
 
 
 @dataclass
@@ -22,9 +24,7 @@ class Counts:
 
     finished: list[tuple[str, str, str, str, int]] = field(default_factory=list)
 
-    def request_finished(
-        self, model: str, version: str, profile: str, error: str, latency_ns: int
-    ) -> None:
+    def __call__(self, model: str, version: str, profile: str, error: str, latency_ns: int) -> None:
         self.finished.append((model, version, profile, error, latency_ns))
 
 
@@ -32,18 +32,21 @@ class Engine:
     """The engine's end, as often as a test wants an engine; the listener outlives them."""
 
     def __init__(
-        self, counter: RequestCounter | None = None, regions: RegionCalls | None = None
+        self, when_finished: WhenFinished | None = None, regions: RegionCalls | None = None
     ) -> None:
         self.address = f"\0lanewise-test-{secrets.token_hex(8)}"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.address)
         self.listener.listen()
-        self.counts = counter or Counts()
+        self.counts = Counts()
+        self.when_finished = when_finished or self.counts
         self.regions = regions or Regions()
-        self.front_ends: FrontEnds | None = None
+        self.front_ends: Server | None = None
 
-    async def start(self, registry: ModelRegistry) -> FrontEnds:
-        self.front_ends = FrontEnds(registry, self.counts, self.regions, self.listener)
+    async def start(self, registry: ModelRegistry) -> Server:
+        self.front_ends = Server(
+            registry, self.when_finished, engine_calls(registry, self.regions), self.listener
+        )
         await self.front_ends.start()
         return self.front_ends
 
@@ -70,7 +73,7 @@ class FrontEnd:
     """The front end's end."""
 
     registry: ModelRegistry
-    link: EngineLink
+    link: Client
 
     @property
     def blocks(self) -> int:
@@ -88,7 +91,7 @@ class FrontEnd:
 async def front_end_of(engine: Engine) -> AsyncIterator[FrontEnd]:
     """Connect a front end, and wait until it knows the models."""
     registry = ModelRegistry()
-    link = EngineLink(engine.address, registry)
+    link = Client(engine.address, registry)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(link.run())
         await link.changed.wait()
@@ -103,11 +106,11 @@ async def front_end_of(engine: Engine) -> AsyncIterator[FrontEnd]:
 @asynccontextmanager
 async def linked(
     registry: ModelRegistry,
-    counter: RequestCounter | None = None,
+    when_finished: WhenFinished | None = None,
     regions: RegionCalls | None = None,
 ) -> AsyncIterator[tuple[FrontEnd, Engine]]:
     """Link a front end to an engine with these models."""
-    engine = Engine(counter, regions)
+    engine = Engine(when_finished, regions)
     with engine.listener:
         await engine.start(registry)
         async with front_end_of(engine) as front_end:

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helpers.linked import until
-from lanewise.ipc.server import FrontEnds
-from lanewise.processes.arguments import ChildOrder, Order
-from lanewise.settings.server import ServerSettings, SharedMemory, reserve_port
+from lanewise.ipc.server import Server
+from lanewise.processes.arguments import ChildArguments, ServeArguments
+from lanewise.settings.ports import reserve_port
+from lanewise.settings.server import ServerSettings, SharedMemory
 
 
 class FrontEndProcesses:
@@ -48,15 +49,16 @@ class FrontEndProcesses:
             max_message_mb=max_message_mb,
             shared_memory=shared_memory,
         )
-        order = ChildOrder(Order(settings, "json", "info"), address, os.getpid(), (-1, -1))
-        command = [sys.executable, "-m", "lanewise.processes.child", "front-end", order.to_json()]
+        serve = ServeArguments(settings, "json", "info")
+        child = ChildArguments(serve, address, os.getpid(), (-1, -1))
+        command = [sys.executable, "-m", "lanewise.processes.child", "front-end", child.to_json()]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with log.open("a") as told:
             self._processes = [
                 subprocess.Popen(command, env=environment, stderr=told) for _ in range(count)
             ]
 
-    async def until_told(self, front_ends: FrontEnds) -> None:
+    async def until_told(self, front_ends: Server) -> None:
         """Tell all of them what has become of the models, and wait until clients may see it."""
         count = len(self._processes)
         await until(lambda: len(front_ends._sessions) == count)
@@ -72,7 +74,7 @@ class FrontEndProcesses:
             process.wait()
 
 
-class LentFrontEnds(FrontEnds):
+class LentFrontEnds(Server):
     """The engine's end of its links to front ends that go on to the next engine."""
 
     async def close(self) -> None:

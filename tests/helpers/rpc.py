@@ -23,9 +23,9 @@ from lanewise.model.regions import RegionCalls, RegionSlice, RegionTensor
 from lanewise.model.runner_status import GraphCounts, RunnerMemory
 from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DYNAMIC, Array, DType, Shape, TensorSpec
-from lanewise.processes.front_end import CountInEngine
+from lanewise.rpc.engine_calls import EngineCalls, engine_calls
 from lanewise.rpc.health import HealthService
-from lanewise.rpc.inference.observer import IgnoreRequests, RequestObserver
+from lanewise.rpc.inference.observer import ignore_finished
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.costs.report import CostReport, LaunchCost, PairCost
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
@@ -34,12 +34,12 @@ from lanewise.scheduler.results import (
     CandidateReport,
     InferResult,
     LaneCounters,
-    LanesStatus,
     LaneState,
     LaneStatus,
     LaunchReport,
     PlannedLaunch,
     RouteReport,
+    WhenFinished,
 )
 from lanewise.settings.server import SharedMemory
 from lanewise_client.protos import inference_pb2 as pb
@@ -158,9 +158,6 @@ class EchoLanes:
         task.add_done_callback(end)
         return task.cancel
 
-    async def get_status(self) -> LanesStatus:
-        return LanesStatus(self.status(), self.waiting_requests)
-
     def status(self) -> tuple[LaneStatus, ...]:
         counters = LaneCounters(
             launches=1,
@@ -186,15 +183,13 @@ class EchoLanes:
             LaneStatus(2, WIDE, LaneState.RETIRED, LaneCounters(), RunnerMemory()),
         )
 
-    async def get_costs(self) -> CostReport:
+    def cost_report(self) -> CostReport:
         return CostReport(
             launches=(LaunchCost(WIDE, 8, 2, typical_ns=9, safe_ns=10, samples=11, behind_ns=8),),
             pairs=(PairCost(WIDE, NARROW, 1, 1.5),),
         )
 
-    async def get_route(
-        self, shapes: Mapping[str, Shape], profile: str | int | None = None
-    ) -> RouteReport:
+    def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
         if shapes.keys() != {"X"}:
             raise UnknownTensor(f"the inputs are {sorted(shapes)}, but the model has 'X'")
         rows = shapes["X"][0]
@@ -219,9 +214,7 @@ class RecordedRequests:
 
     finished: asyncio.Queue[tuple[str, str, str, str]] = field(default_factory=asyncio.Queue)
 
-    def request_finished(
-        self, model: str, version: str, profile: str, error: str, latency_ns: int
-    ) -> None:
+    def __call__(self, model: str, version: str, profile: str, error: str, latency_ns: int) -> None:
         if latency_ns < 0:
             error = f"took {latency_ns} ns"
         self.finished.put_nowait((model, version, profile, error))
@@ -256,7 +249,7 @@ def registry_of(*lanes: EchoLanes) -> ModelRegistry:
 @asynccontextmanager
 async def serving(
     registry: ModelRegistry,
-    observer: RequestObserver | None = None,
+    observer: WhenFinished | None = None,
     *,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     regions: RegionCalls | None = None,
@@ -283,7 +276,9 @@ async def serving(
         async with _serving_linked(registry, observer, regions, **limits) as server:
             yield server
     else:
-        async with _serving(registry, observer, regions or Regions(), **limits) as server:
+        async with _serving(
+            registry, observer, engine_calls(registry, regions or Regions()), **limits
+        ) as server:
 
             async def publish() -> None:
                 await server.health.publish(registry)
@@ -296,11 +291,14 @@ async def serving(
 async def _serving_by(
     front_ends: FrontEndProcesses,
     registry: ModelRegistry,
-    observer: RequestObserver | None,
+    observer: WhenFinished | None,
     regions: RegionCalls | None,
 ) -> AsyncIterator[Serving]:
     hub = LentFrontEnds(
-        registry, observer or IgnoreRequests(), regions or Regions(), front_ends.listener
+        registry,
+        observer or ignore_finished,
+        engine_calls(registry, regions or Regions()),
+        front_ends.listener,
     )
     await hub.start()
     address = f"127.0.0.1:{front_ends.port}"
@@ -319,13 +317,13 @@ async def _serving_by(
 @asynccontextmanager
 async def _serving_linked(
     registry: ModelRegistry,
-    observer: RequestObserver | None,
+    observer: WhenFinished | None,
     regions: RegionCalls | None,
     **limits: Any,
 ) -> AsyncIterator[Serving]:
     async with linked(registry, observer, regions) as (front_end, engine):
         told, link = front_end.registry, front_end.link
-        async with _serving(told, CountInEngine(link), link, **limits) as server:
+        async with _serving(told, link.count, link.ask, **limits) as server:
 
             async def publish() -> None:
                 await engine.front_ends.publish()
@@ -340,11 +338,13 @@ async def _serving_linked(
 @asynccontextmanager
 async def _serving(
     registry: ModelRegistry,
-    observer: RequestObserver | None,
-    regions: RegionCalls,
+    observer: WhenFinished | None,
+    engine: EngineCalls,
     **limits: Any,
 ) -> AsyncIterator[Serving]:
-    services = build_services(registry, SystemClock(), regions=regions, observer=observer, **limits)
+    services = build_services(
+        registry, SystemClock(), engine=engine, observer=observer or ignore_finished, **limits
+    )
     server, health = tested_transport.get().make(services), services.health
     address = f"127.0.0.1:{server.listen('127.0.0.1', 0)}"
     await health.publish(registry)

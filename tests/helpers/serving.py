@@ -18,11 +18,11 @@ from pathlib import Path
 from helpers.processes import FrontEndProcesses, LentFrontEnds
 from helpers.transports import tested_transport
 from lanewise.clock import NS_PER_MS
-from lanewise.ipc.server import FrontEnds
+from lanewise.ipc.server import Server
 from lanewise.processes.app import App
 from lanewise.processes.front_end import run_front_end
 from lanewise.rpc.aio import AioServer
-from lanewise.rpc.front import rpc_front
+from lanewise.rpc.transport import rpc_front
 from lanewise.scheduler.costs.estimate import KEPT_SAMPLES
 from lanewise.scheduler.costs.file import load_costs, save_costs
 from lanewise.scheduler.costs.table import CostTable
@@ -73,9 +73,9 @@ async def _running_behind(
     """Run an engine in this event loop, behind front ends in processes of their own."""
     hub = None
 
-    def front(registry, _, metrics, regions) -> FrontEnds:
+    def front(registry, _, when_finished, engine) -> Server:
         nonlocal hub
-        hub = LentFrontEnds(registry, metrics, regions, front_ends.listener)
+        hub = LentFrontEnds(registry, when_finished, engine, front_ends.listener)
         return hub
 
     async with _running(App(replace(given, grpc_port=front_ends.port), front=front)) as app:
@@ -98,11 +98,11 @@ async def _running_linked(given: ServerSettings) -> AsyncIterator[App]:
         listener.bind(address)
         listener.listen()
 
-        def front(registry, _, metrics, regions) -> FrontEnds:
-            return FrontEnds(registry, metrics, regions, listener)
+        def front(registry, _, when_finished, engine) -> Server:
+            return Server(registry, when_finished, engine, listener)
 
         async with asyncio.TaskGroup() as tasks, _running(App(given, front=front)) as app:
-            tasks.create_task(run_front_end(given, address, Announced, lambda obey: None))
+            tasks.create_task(run_front_end(given, address, Announced, lambda on_signal: None))
             app.grpc_port = await port
             await _until_told(app)
             yield app

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lanewise.processes import supervisor
-from lanewise.processes.arguments import Order
+from lanewise.processes.arguments import ServeArguments
 from lanewise.settings.server import ServerSettings
 
 PRELUDE = """
@@ -41,7 +41,7 @@ def main() -> int:
         assert hasattr(supervisor, name)
         setattr(supervisor, name, value)
     settings = ServerSettings(Path(), "127.0.0.1", 0, 0, frontends=2, drain_grace_s=grace_s)
-    watched = supervisor.Supervisor(Order(settings, "json", "info"))
+    watched = supervisor.Supervisor(ServeArguments(settings, "json", "info"))
     for child in watched._children:
         role = "engine" if child.role == "engine" else "front-end"
         arguments = ["-S", "-E", "-c", PRELUDE + programs[role], role, events]

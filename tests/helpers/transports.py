@@ -27,7 +27,7 @@ from lanewise.rpc.aio import AioServer
 from lanewise.rpc.edge.server import EdgeServer
 from lanewise.rpc.services import Services
 from lanewise.rpc.transport import TransportFactory
-from lanewise.settings.server import reserve_port
+from lanewise.settings.ports import reserve_port
 
 REQUIRED = "LANEWISE_REQUIRE_EDGE"
 """Environment variable; set to 1, tests of the edge transport fail without it, not skip."""

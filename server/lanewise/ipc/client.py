@@ -17,7 +17,6 @@ from lanewise.ipc.connection import Connection, LinkRefused, shake_hands
 from lanewise.ipc.messages import (
     Answer,
     Ask,
-    AskRegions,
     Cancel,
     Count,
     Failure,
@@ -27,21 +26,17 @@ from lanewise.ipc.messages import (
     Message,
     Models,
     ModelSnapshot,
-    Question,
-    RegionQuestion,
     Result,
     Stop,
     read_report,
 )
-from lanewise.ipc.tensors import TensorReader, TensorWriter
-from lanewise.ipc.threads import on_loop
-from lanewise.model.regions import Region, RegionKind, RegionTensor
+from lanewise.ipc.tensors import TensorReader, TensorWriter, on_loop
+from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
-from lanewise.model.tensors import Array, Shape
-from lanewise.scheduler.costs.report import CostReport
+from lanewise.model.tensors import Array
 from lanewise.scheduler.registry import ModelRegistry, ServedModel
 from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
-from lanewise.scheduler.results import InferResult, LanesStatus, RouteReport
+from lanewise.scheduler.results import InferResult
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +48,7 @@ class EngineError(Exception):
     """Something went wrong in the engine that is nobody's fault but its own; its log has more."""
 
 
-class EngineLink:
+class Client:
     """Keeps the link to the engine, and the registry up to date. Used on one event loop.
 
     Args:
@@ -68,7 +63,7 @@ class EngineLink:
     def __init__(self, address: str, registry: ModelRegistry) -> None:
         self._address = address
         self._registry = registry
-        self._session: _Session | None = None
+        self._session: FrontEndSession | None = None
         self._is_listening = False
         self._lost = asyncio.Event()
         self.changed = asyncio.Event()
@@ -84,19 +79,15 @@ class EngineLink:
             self._registry.replace(ServedModel(m.name, m.version) for m in self._registry)
             self.changed.set()
 
-    async def register(self, region: Region) -> None:
-        """See `RegionCalls.register`."""
-        await self._require_session().ask_regions("register", region)
+    async def ask(self, method: str, request: bytes) -> bytes:
+        """Have the engine answer a call; see `Ask`.
 
-    async def unregister(self, kind: RegionKind, name: str = "") -> None:
-        """See `RegionCalls.unregister`."""
-        await self._require_session().ask_regions("unregister", kind, name)
-
-    async def describe(self, kind: RegionKind, name: str = "") -> tuple[Region, ...]:
-        """See `RegionCalls.describe`."""
-        found: tuple[Region, ...]
-        found = await self._require_session().ask_regions("describe", kind, name)
-        return found
+        Raises:
+            ServingError: as the engine raised it, or EngineLost.
+        """
+        if self._session is None:
+            raise _engine_lost()
+        return await self._session.ask(method, request)
 
     def tell_of_listening(self) -> None:
         """Tell the engine, and every later one that has told of its models: clients come in."""
@@ -109,20 +100,18 @@ class EngineLink:
         self.must_stop.set()
         self.changed.set()
 
-    def count(self, request: Count) -> None:
-        """Tell the engine of a request that has ended; does nothing while there is no engine."""
+    def count(self, model: str, version: str, profile: str, error: str, latency_ns: int) -> None:
+        """Have the engine count a request that has ended, as a `WhenFinished`.
+
+        So a server's metrics are in one place. Does nothing while there is no engine.
+        """
         if self._session is not None:
-            self._session.connection.send_later(request)
+            self._session.connection.send_later(Count(model, version, profile, error, latency_ns))
 
     def close(self) -> None:
         """Send what there is to send, and end the link."""
         if self._session is not None:
             self._session.connection.close()
-
-    def _require_session(self) -> _Session:
-        if self._session is None:
-            raise _engine_lost()
-        return self._session
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -138,11 +127,11 @@ class EngineLink:
             except (OSError, LinkRefused):
                 connected.close()
                 await asyncio.sleep(RETRY_S)
-        session = _Session(arena, memory, self._learn, self.stop, self._lost.set)
+        session = FrontEndSession(arena, memory, self._learn, self.stop, self._lost.set)
         await loop.create_connection(lambda: session.connection, sock=connected)
         self._session = session
 
-    def _learn(self, session: _Session, news: Models) -> None:
+    def _learn(self, session: FrontEndSession, news: Models) -> None:
         self._registry.replace(
             _served(session, position, snapshot) for position, snapshot in enumerate(news.models)
         )
@@ -154,7 +143,7 @@ class EngineLink:
             session.connection.send(Listening())
 
 
-class _Session:
+class FrontEndSession:
     """One connection to an engine, with what is open on it.
 
     Attributes:
@@ -165,7 +154,7 @@ class _Session:
         self,
         arena: Arena,
         memory: memoryview,
-        when_told: Callable[[_Session, Models], None],
+        when_told: Callable[[FrontEndSession, Models], None],
         when_stopped: Callable[[], None],
         when_lost: Callable[[], None],
     ) -> None:
@@ -195,17 +184,12 @@ class _Session:
         result: Result = await self._send(call, message)
         return result
 
-    async def ask(self, model: int, question: Question, *arguments: object) -> Any:  # noqa: ANN401
-        """Get the answer to a question; see `Ask`."""
+    async def ask(self, method: str, request: bytes) -> bytes:
+        """Have a call answered; see `Ask`."""
         self._require_engine()
         call = next(self._calls)
-        return await self._send(call, Ask(call, model, question, arguments))
-
-    async def ask_regions(self, question: RegionQuestion, *arguments: object) -> Any:  # noqa: ANN401
-        """Have a call of `RegionCalls` answered; see `AskRegions`."""
-        self._require_engine()
-        call = next(self._calls)
-        return await self._send(call, AskRegions(call, question, arguments))
+        response: bytes = await self._send(call, Ask(call, method, request))
+        return response
 
     def read(self, result: Result, spec: ModelSpec) -> dict[str, Array]:
         """Get the outputs of a result that are not in regions, as views."""
@@ -213,7 +197,7 @@ class _Session:
         arrays = self._reader.read(result.outputs, [tensor.dtype for tensor in outputs])
         return {t.name: array for t, array in zip(outputs, arrays, strict=True)}
 
-    async def _send(self, call: int, message: Infer | Ask | AskRegions) -> Any:  # noqa: ANN401
+    async def _send(self, call: int, message: Infer | Ask) -> Any:  # noqa: ANN401
         done = asyncio.get_running_loop().create_future()
         self._open[call] = done
         self.connection.send(message)
@@ -250,9 +234,9 @@ class _Session:
                 case Failure(call, name, text):
                     if done := self._pop(call):
                         done.set_exception(_error(name, text))
-                case Answer(call, value):
+                case Answer(call, response):
                     if done := self._pop(call):
-                        done.set_result(value)
+                        done.set_result(response)
                 case Models():
                     self._when_told(self, message)
                 case Stop():
@@ -284,7 +268,7 @@ class RemoteLanes:
     """The lanes of a model in the engine; see `Lanes`."""
 
     def __init__(
-        self, session: _Session, model: int, spec: ModelSpec, lost_profiles: tuple[str, ...]
+        self, session: FrontEndSession, model: int, spec: ModelSpec, lost_profiles: tuple[str, ...]
     ) -> None:
         self._session = session
         self._model = model
@@ -301,23 +285,6 @@ class RemoteLanes:
         launches = tuple(read_report(launch, self.spec) for launch in result.launches)
         return InferResult(outputs, launches, result.was_cold, result.placed)
 
-    async def get_status(self) -> LanesStatus:
-        """See `Lanes.get_status`."""
-        status: LanesStatus = await self._session.ask(self._model, "status")
-        return status
-
-    async def get_costs(self) -> CostReport:
-        """See `Lanes.get_costs`."""
-        costs: CostReport = await self._session.ask(self._model, "costs")
-        return costs
-
-    async def get_route(
-        self, shapes: Mapping[str, Shape], profile: str | int | None = None
-    ) -> RouteReport:
-        """See `Lanes.get_route`."""
-        route: RouteReport = await self._session.ask(self._model, "route", dict(shapes), profile)
-        return route
-
 
 def _apart(
     inputs: list[Array | RegionTensor],
@@ -329,7 +296,7 @@ def _apart(
     return arrays, tuple(each if isinstance(each, RegionTensor) else None for each in inputs)
 
 
-def _served(session: _Session, position: int, snapshot: ModelSnapshot) -> ServedModel:
+def _served(session: FrontEndSession, position: int, snapshot: ModelSnapshot) -> ServedModel:
     lanes = (
         None
         if snapshot.spec is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from lanewise.ipc.tensors import Packed
 from lanewise.model.regions import RegionTensor
@@ -12,9 +12,6 @@ from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.registry import ModelState
 from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import LaunchReport
-
-Question = Literal["status", "costs", "route"]
-RegionQuestion = Literal["register", "unregister", "describe"]
 
 
 class Infer(NamedTuple):
@@ -35,20 +32,11 @@ class Infer(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Front end to engine: tell about the lanes of a model."""
+    """Front end to engine: answer a call, by the name of its method, as it came."""
 
     call: int
-    model: int
-    question: Question
-    arguments: tuple[Any, ...]
-
-
-class AskRegions(NamedTuple):
-    """Front end to engine: a call of `RegionCalls`, by its name."""
-
-    call: int
-    question: RegionQuestion
-    arguments: tuple[Any, ...]
+    method: str
+    request: bytes
 
 
 class Cancel(NamedTuple):
@@ -58,7 +46,7 @@ class Cancel(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Front end to engine: a request has ended; see `RequestObserver.request_finished`."""
+    """Front end to engine: a request has ended; see `WhenFinished`."""
 
     model: str
     version: str
@@ -88,14 +76,14 @@ class Result(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Engine to front end: the answer to a question."""
+    """Engine to front end: the response to a call that was forwarded."""
 
     call: int
-    value: Any
+    response: bytes
 
 
 class Failure(NamedTuple):
-    """Engine to front end: the end of a request, or of a question, that failed.
+    """Engine to front end: the end of a request, or of a forwarded call, that failed.
 
     Attributes:
         error: the class of the error; empty for one that is no ServingError.
@@ -136,18 +124,7 @@ class Stop(NamedTuple):
 
 
 Message = (
-    Infer
-    | Ask
-    | AskRegions
-    | Cancel
-    | Count
-    | Listening
-    | Result
-    | Answer
-    | Failure
-    | Free
-    | Models
-    | Stop
+    Infer | Ask | Cancel | Count | Listening | Result | Answer | Failure | Free | Models | Stop
 )
 
 

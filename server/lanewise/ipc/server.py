@@ -7,7 +7,7 @@ import contextlib
 import functools
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Protocol, cast
+from typing import cast
 
 import structlog
 
@@ -17,7 +17,6 @@ from lanewise.ipc.connection import Connection, LinkRefused, shake_hands
 from lanewise.ipc.messages import (
     Answer,
     Ask,
-    AskRegions,
     Cancel,
     Count,
     Failure,
@@ -31,13 +30,12 @@ from lanewise.ipc.messages import (
     Stop,
     report_of,
 )
-from lanewise.ipc.tensors import TensorReader, TensorWriter
-from lanewise.ipc.threads import on_loop
-from lanewise.model.regions import RegionCalls, RegionTensor
+from lanewise.ipc.tensors import TensorReader, TensorWriter, on_loop
+from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array
 from lanewise.scheduler.registry import Lanes, LocalLanes, ModelRegistry, ServedModel
-from lanewise.scheduler.results import InferResult
+from lanewise.scheduler.results import InferResult, WhenFinished
 
 _log = structlog.get_logger(__name__)
 
@@ -46,36 +44,28 @@ FAREWELL_S = 4.0
 """How long front ends have to stop: what they give their clients to read responses, and a bit."""
 
 
-class RequestCounter(Protocol):
-    """Is told of the requests that ended in front ends; see `rpc.observer`."""
-
-    def request_finished(
-        self, model: str, version: str, profile: str, error: str, latency_ns: int
-    ) -> None: ...
-
-
-class FrontEnds:
+class Server:
     """Serves every front-end process that connects. Used on one event loop.
 
     Args:
         registry: changed by the caller alone.
-        counter: told of every request that ended.
-        regions: the shared memory of all front ends' clients.
+        when_finished: told of every request that ended in a front end.
+        answer: answers the calls that front ends forward; see `Ask`.
         listener: a Unix socket that listens; stays the caller's.
     """
 
     def __init__(
         self,
         registry: ModelRegistry,
-        counter: RequestCounter,
-        regions: RegionCalls,
+        when_finished: WhenFinished,
+        answer: Callable[[str, bytes], Awaitable[bytes]],
         listener: socket.socket,
     ) -> None:
         self._registry = registry
-        self._counter = counter
-        self._regions = regions
+        self._when_finished = when_finished
+        self._answer = answer
         self._listener = listener
-        self._sessions: set[_Session] = set()
+        self._sessions: set[EngineSession] = set()
         self._accepting: asyncio.Task[None] | None = None
         self._greeting: set[asyncio.Task[None]] = set()
         self._all_gone = asyncio.Event()
@@ -132,8 +122,8 @@ class FrontEnds:
     async def _accept(self, connected: socket.socket) -> None:
         arena = Arena()
         memory = await shake_hands(connected, arena)
-        session = _Session(
-            self._registry, self._counter, self._regions, arena, memory, self._forget
+        session = EngineSession(
+            self._registry, self._when_finished, self._answer, arena, memory, self._forget
         )
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: session.connection, connected)
@@ -143,28 +133,28 @@ class FrontEnds:
         session.connection.send(_snapshot(self._registry))
         _log.info("front end connected", front_ends=len(self._sessions))
 
-    def _forget(self, session: _Session) -> None:
+    def _forget(self, session: EngineSession) -> None:
         self._sessions.discard(session)
         if not self._sessions:
             self._all_gone.set()
         _log.info("front end gone", front_ends=len(self._sessions))
 
 
-class _Session:
+class EngineSession:
     """One front end."""
 
     def __init__(  # noqa: PLR0917 - the first three are the same for all sessions
         self,
         registry: ModelRegistry,
-        counter: RequestCounter,
-        regions: RegionCalls,
+        when_finished: WhenFinished,
+        answer: Callable[[str, bytes], Awaitable[bytes]],
         arena: Arena,
         memory: memoryview,
-        when_gone: Callable[[_Session], None],
+        when_gone: Callable[[EngineSession], None],
     ) -> None:
         self._models: list[ServedModel] = list(registry)
-        self._counter = counter
-        self._regions = regions
+        self._when_finished = when_finished
+        self._answer = answer
         self._when_gone = when_gone
         self._writer = TensorWriter(arena)
         self._reader = TensorReader(memory, on_loop(self._free))
@@ -182,14 +172,14 @@ class _Session:
                 case Free(block):
                     self._writer.free(block)
                 case Count():
-                    self._counter.request_finished(*message)
+                    self._when_finished(*message)
                 case Cancel(call):
                     if cancel := self._open.pop(call, None):
                         cancel()
                 case Listening():
                     self.is_listening = True
-                case Ask() | AskRegions():
-                    task = asyncio.create_task(self._answer(message))
+                case Ask():
+                    task = asyncio.create_task(self._forward(message))
                     self._asking.add(task)
                     task.add_done_callback(self._asking.discard)
                 case _:
@@ -244,25 +234,12 @@ class _Session:
         launches = tuple(map(report_of, result.launches))
         self.connection.send(Result(call, outputs, launches, result.was_cold, result.placed))
 
-    async def _answer(self, ask: Ask | AskRegions) -> None:
+    async def _forward(self, ask: Ask) -> None:
         try:
-            value = await self._value(ask)
-            self.connection.send(Answer(ask.call, value))
+            response = await self._answer(ask.method, ask.request)
+            self.connection.send(Answer(ask.call, response))
         except Exception as error:
             self._fail(ask.call, error)
-
-    async def _value(self, ask: Ask | AskRegions) -> object:
-        if isinstance(ask, AskRegions):
-            answer: Callable[..., Awaitable[object]] = getattr(self._regions, ask.question)
-            return await answer(*ask.arguments)
-        lanes = self._models[ask.model].require_lanes()
-        match ask.question:
-            case "status":
-                return await lanes.get_status()
-            case "costs":
-                return await lanes.get_costs()
-            case "route":
-                return await lanes.get_route(*ask.arguments)
 
     def _fail(self, call: int, error: BaseException | None) -> None:
         if isinstance(error, ServingError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -136,3 +139,20 @@ def _contents(array: Array) -> bytes | list[bytes]:
 
 def _bytes_of(array: Array) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def on_loop(callback: Callable[[int], None]) -> Callable[[int], None]:
+    """Make a function for any thread of one for this thread's event loop, which is running."""
+    loop = asyncio.get_running_loop()
+    here = threading.get_ident()
+
+    def call(argument: int) -> None:
+        if loop.is_closed():  # nobody is left to tell
+            return
+        if threading.get_ident() == here:
+            callback(argument)
+            return
+        with contextlib.suppress(RuntimeError):  # it has been closed since
+            loop.call_soon_threadsafe(callback, argument)
+
+    return call

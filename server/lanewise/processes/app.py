@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import structlog
 
@@ -26,11 +26,16 @@ from lanewise.scheduler.costs.folder import CostFolder
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher, WhenArrived, lanes_of
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
+from lanewise.scheduler.results import WhenFinished
 from lanewise.settings.model import read_model_settings
-from lanewise.settings.server import ServerSettings, require_free_port
+from lanewise.settings.ports import require_free_port
+from lanewise.settings.server import ServerSettings
 from lanewise.simulator.trace import TraceWriter
 from lanewise.telemetry.http import HttpEndpoint, readiness_of
 from lanewise.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from lanewise.rpc.engine_calls import EngineCalls
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +47,7 @@ class Front(Protocol):
         """Get the port that clients come in by; 0 for any free one.
 
         Raises:
-            ConfigError: it cannot be had.
+            ConfigError: the port cannot be bound.
         """
         ...
 
@@ -64,7 +69,7 @@ class Front(Protocol):
         ...
 
 
-FrontFactory: TypeAlias = Callable[[ModelRegistry, Clock, Metrics, Regions], Front]
+FrontFactory: TypeAlias = Callable[[ModelRegistry, Clock, WhenFinished, "EngineCalls"], Front]
 
 
 class App:
@@ -107,6 +112,7 @@ class App:
         device is lost, and releasing what is held on it may crash or hang."""
         self._clock = clock or SystemClock()
         self._regions = Regions()
+        self._engine_calls: EngineCalls | None = None
         self._dispatchers: list[Dispatcher] = []
         self._traces: list[TraceWriter] = []
         self._costs = None if settings.costs is None else CostFolder(settings.costs)
@@ -126,14 +132,15 @@ class App:
             ConfigError: there is nothing to serve, or a port is taken.
             RunnerLost: a model has lost every lane.
         """
-        self._watch_signals(self._obey)
+        self._watch_signals(self._on_signal)
         sources = find_models(self.settings.path)
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
         if self._http_listener is None:
             require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
-        front = self._make_front(self.registry, self._clock, metrics, self._regions)
+        finished = metrics.request_finished
+        front = self._make_front(self.registry, self._clock, finished, self._answer)
         http = HttpEndpoint(
             self.settings.host,
             self.settings.metrics_port,
@@ -162,7 +169,16 @@ class App:
     def _addresses(self) -> dict[str, str]:
         return {"grpc": self._address(self.grpc_port), "http": self._address(self.metrics_port)}
 
-    def _obey(self, number: signal.Signals) -> None:
+    async def _answer(self, method: str, request: bytes) -> bytes:
+        """Answer a call that needs the lanes; see `EngineCalls`."""
+        if self._engine_calls is None:
+            # Not before: an engine behind front ends needs protobuf for nothing else.
+            from lanewise.rpc.engine_calls import engine_calls  # noqa: PLC0415
+
+            self._engine_calls = engine_calls(self.registry, self._regions)
+        return await self._engine_calls(method, request)
+
+    def _on_signal(self, number: signal.Signals) -> None:
         """Drain at the first signal, end the process at the second."""
         if not self._signalled:
             self._signalled = True

@@ -1,4 +1,4 @@
-"""A process of a server with front ends: `python -m lanewise.processes.child ROLE ORDER`."""
+"""A process of a server with front ends: `python -m lanewise.processes.child ROLE ARGUMENTS`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 from lanewise.errors import ConfigError, RunnerLost
 from lanewise.processes import event_loop
-from lanewise.processes.arguments import ChildOrder, child_order_from_json
+from lanewise.processes.arguments import ChildArguments, from_json
 from lanewise.processes.signals import leave_at_once, watch_on_main_thread
 from lanewise.processes.supervisor import CANNOT_SERVE
 from lanewise.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from lanewise.clock import Clock
-    from lanewise.model.regions import RegionCalls
-    from lanewise.rpc.edge.server import EdgeServer
-    from lanewise.rpc.services import Services
+    from lanewise.ipc.server import Server
+    from lanewise.rpc.engine_calls import EngineCalls
     from lanewise.scheduler.registry import ModelRegistry
-    from lanewise.telemetry.metrics import Metrics
+    from lanewise.scheduler.results import WhenFinished
 
-_EDGE_MAIN: Final = "lanewise.processes.child:edge_main"
 SWITCH_S: Final = 0.0005
 """After so long the engine's event loop gets the interpreter lock back from a runner's thread.
 With the 5 ms that are Python's default it answers 11 600 small requests a second on an H200's
@@ -37,25 +35,17 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 def main() -> None:
     """Run the process that the command line asks for, to its end."""
     role, text = sys.argv[1:]
-    child = child_order_from_json(text)
+    child = from_json(text)
+    assert isinstance(child, ChildArguments)
     end_with(child.supervisor)
-    if role == "front-end" and child.order.settings.transport == "edge":
-        _become_edge(child, text)
+    if role == "front-end" and child.serve.settings.transport == "edge":
+        from lanewise.processes.edge import become_edge  # noqa: PLC0415
+
+        become_edge(child)
     _take_signals()
-    configure_logging(format=child.order.log_format, level=child.order.log_level)
+    configure_logging(format=child.serve.log_format, level=child.serve.log_level)
     run = {"engine": _run_engine, "front-end": _run_front_end}[role]
     sys.exit(_status_of(lambda: run(child)))
-
-
-async def edge_main(argument: str, transport: Callable[[Services], EdgeServer]) -> int:
-    """Run a front end inside Envoy: see `lanewise.processes.edge`."""
-    from lanewise.processes.front_end import run_front_end  # noqa: PLC0415
-    from lanewise.processes.signals import watch_on_own_thread  # noqa: PLC0415
-
-    child = child_order_from_json(argument)
-    configure_logging(format=child.order.log_format, level=child.order.log_level)
-    await run_front_end(child.order.settings, child.engine, transport, watch_on_own_thread)
-    return 0
 
 
 def end_with(supervisor: int) -> None:
@@ -71,20 +61,20 @@ def _take_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT))
 
 
-def _run_engine(child: ChildOrder) -> None:
-    from lanewise.ipc.server import FrontEnds  # noqa: PLC0415
+def _run_engine(child: ChildArguments) -> None:
+    from lanewise.ipc.server import Server  # noqa: PLC0415
     from lanewise.processes.app import App  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_S)
     listener, http = (socket.socket(fileno=fd) for fd in child.fds)
 
     def front(
-        registry: ModelRegistry, _: Clock, metrics: Metrics, regions: RegionCalls
-    ) -> FrontEnds:
-        return FrontEnds(registry, metrics, regions, listener)
+        registry: ModelRegistry, _: Clock, when_finished: WhenFinished, engine: EngineCalls
+    ) -> Server:
+        return Server(registry, when_finished, engine, listener)
 
     async def run() -> None:
-        app = App(child.order.settings, front=front, http_listener=http)
+        app = App(child.serve.settings, front=front, http_listener=http)
         status = 0
         try:
             await app.run()
@@ -98,29 +88,13 @@ def _run_engine(child: ChildOrder) -> None:
     event_loop.run(run())
 
 
-def _run_front_end(child: ChildOrder) -> None:
+def _run_front_end(child: ChildArguments) -> None:
     from lanewise.processes.front_end import run_front_end  # noqa: PLC0415
-    from lanewise.rpc.front import aio_transport  # noqa: PLC0415
+    from lanewise.rpc.transport import aio_transport  # noqa: PLC0415
 
-    settings = child.order.settings
+    settings = child.serve.settings
     transport = aio_transport(settings, shares_port=True)
     event_loop.run(run_front_end(settings, child.engine, transport, watch_on_main_thread))
-
-
-def _become_edge(child: ChildOrder, text: str) -> None:
-    from lanewise.processes.signals import block_stop_signals  # noqa: PLC0415
-    from lanewise.rpc.edge.process import become_edge_process  # noqa: PLC0415
-
-    settings = child.order.settings
-    block_stop_signals()
-    become_edge_process(
-        _EDGE_MAIN,
-        text,
-        host=settings.host,
-        port=settings.grpc_port,
-        tls_cert=settings.tls_cert,
-        tls_key=settings.tls_key,
-    )
 
 
 def _status_of(run: Callable[[], None]) -> int:

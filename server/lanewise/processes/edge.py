@@ -1,7 +1,8 @@
-"""What runs inside Envoy: the ASGI application that pyvoy imports, `lanewise.processes.edge:app`.
+"""What runs inside Envoy: a whole server or a front end, on the edge transport.
 
-Its lifespan runs the rest of the process: a function named in the environment, which makes
-the server that calls go to.
+`become_edge` turns this process into Envoy, which loads the ASGI application here. Its lifespan
+runs the function named in the environment, `main` as a rule, which makes the server that calls go
+to.
 """
 
 from __future__ import annotations
@@ -12,13 +13,21 @@ import json
 import os
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
-from lanewise.processes.signals import leave_at_once
+from lanewise.processes.arguments import ChildArguments, ServeArguments, from_json
+from lanewise.processes.signals import (
+    block_stop_signals,
+    leave_at_once,
+    watch_on_own_thread,
+)
 from lanewise.rpc.edge.call import Receive, Send
-from lanewise.rpc.edge.process import EDGE_MAIN
+from lanewise.rpc.edge.process import EDGE_MAIN, become_edge_process
 from lanewise.rpc.edge.server import EdgeServer
 from lanewise.rpc.services import Services
+from lanewise.telemetry.logs import configure_logging
+
+MAIN: Final = f"{__name__}:main"
 
 
 class EdgeMain(Protocol):
@@ -68,6 +77,40 @@ class EdgeApp:
         self._server = EdgeServer(services)
         self._has_server.set()
         return self._server
+
+
+def become_edge(arguments: ServeArguments | ChildArguments) -> NoReturn:
+    """Become the Envoy process that runs `main` with these arguments, on the port they name."""
+    serve = arguments.serve if isinstance(arguments, ChildArguments) else arguments
+    settings = serve.settings
+    block_stop_signals()
+    become_edge_process(
+        MAIN,
+        arguments.to_json(),
+        host=settings.host,
+        port=settings.grpc_port,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+    )
+
+
+async def main(argument: str, transport: Callable[[Services], EdgeServer]) -> int:
+    """Run the server, or the front end, that `argument` describes; see `EdgeMain`."""
+    arguments = from_json(argument)
+    if isinstance(arguments, ChildArguments):
+        from lanewise.processes.front_end import run_front_end  # noqa: PLC0415
+
+        serve = arguments.serve
+        configure_logging(format=serve.log_format, level=serve.log_level)
+        await run_front_end(serve.settings, arguments.engine, transport, watch_on_own_thread)
+        return 0
+    from lanewise.processes.app import App  # noqa: PLC0415
+    from lanewise.processes.serve import status_of  # noqa: PLC0415
+    from lanewise.rpc.transport import rpc_front  # noqa: PLC0415
+
+    configure_logging(format=arguments.log_format, level=arguments.log_level)
+    front = rpc_front(arguments.settings, transport)
+    return await status_of(App(arguments.settings, front=front, watch_signals=watch_on_own_thread))
 
 
 app = EdgeApp()

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from dataclasses import dataclass
 
 import structlog
 
 from lanewise.clock import SystemClock
-from lanewise.ipc.client import EngineLink
-from lanewise.ipc.messages import Count
+from lanewise.ipc.client import Client
 from lanewise.processes.signals import SignalWatch
-from lanewise.rpc.front import RpcFront, rpc_front
-from lanewise.rpc.transport import TransportFactory
+from lanewise.rpc.transport import RpcFront, TransportFactory, rpc_front
 from lanewise.scheduler.registry import ModelRegistry
 from lanewise.settings.server import ServerSettings
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CountInEngine:
-    """Has the engine count the requests, so that the metrics of a server are in one place."""
-
-    link: EngineLink
-
-    def request_finished(
-        self, model: str, version: str, profile: str, error: str, latency_ns: int
-    ) -> None:
-        """See `RequestObserver.request_finished`."""
-        self.link.count(Count(model, version, profile, error, latency_ns))
 
 
 async def run_front_end(
@@ -51,12 +34,9 @@ async def run_front_end(
         ConfigError: the port cannot be listened on.
     """
     registry = ModelRegistry()
-    link = EngineLink(engine, registry)
+    link = Client(engine, registry)
 
-    def obey(_: signal.Signals) -> None:
-        link.stop()
-
-    watch_signals(obey)
+    watch_signals(lambda _: link.stop())
     try:
         async with asyncio.TaskGroup() as tasks:
             linking = tasks.create_task(link.run())
@@ -65,7 +45,7 @@ async def run_front_end(
                 # Not sooner: a transport may take calls as soon as it is made, and no model
                 # would be known.
                 make = rpc_front(settings, transport)
-                front = make(registry, SystemClock(), CountInEngine(link), link)
+                front = make(registry, SystemClock(), link.count, link.ask)
                 await _serve(settings, link, front)
             linking.cancel()
     except ExceptionGroup as failures:
@@ -74,7 +54,7 @@ async def run_front_end(
     _log.info("front end stopped")
 
 
-async def _serve(settings: ServerSettings, link: EngineLink, front: RpcFront) -> None:
+async def _serve(settings: ServerSettings, link: Client, front: RpcFront) -> None:
     front.listen(settings.host, settings.grpc_port)
     await front.start()
     link.tell_of_listening()
@@ -86,7 +66,7 @@ async def _serve(settings: ServerSettings, link: EngineLink, front: RpcFront) ->
         publishing.cancel()
 
 
-async def _publish_changes(link: EngineLink, front: RpcFront) -> None:
+async def _publish_changes(link: Client, front: RpcFront) -> None:
     while True:
         await link.changed.wait()
         link.changed.clear()

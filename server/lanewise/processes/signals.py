@@ -12,25 +12,25 @@ from typing import Final, NoReturn, TypeAlias
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
-Obey: TypeAlias = Callable[[signal.Signals], None]
-SignalWatch: TypeAlias = Callable[[Obey], None]
+OnSignal: TypeAlias = Callable[[signal.Signals], None]
+SignalWatch: TypeAlias = Callable[[OnSignal], None]
 """Has its argument called on the running event loop for each stop signal from now on."""
 
 
-def watch_on_main_thread(obey: Obey) -> None:
+def watch_on_main_thread(on_signal: OnSignal) -> None:
     """Watch by handlers of the event loop, which has to run on the main thread."""
     loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, obey, number)
+        loop.add_signal_handler(number, on_signal, number)
 
 
-def watch_on_own_thread(obey: Obey) -> None:
+def watch_on_own_thread(on_signal: OnSignal) -> None:
     """Watch by a thread, in a process that was started with the stop signals blocked."""
     loop = asyncio.get_running_loop()
 
     def watch() -> None:
         while True:
-            loop.call_soon_threadsafe(obey, signal.Signals(signal.sigwait(STOP_SIGNALS)))
+            loop.call_soon_threadsafe(on_signal, signal.Signals(signal.sigwait(STOP_SIGNALS)))
 
     threading.Thread(target=watch, name="stop-signals", daemon=True).start()
 

@@ -17,15 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from lanewise.processes.arguments import ChildOrder, Order
-from lanewise.settings.server import listening_socket, reserve_port
+from lanewise.processes.arguments import ChildArguments, ServeArguments
+from lanewise.settings.ports import listening_socket, reserve_port
 from lanewise.telemetry.plain_log import PlainLog
 
 CANNOT_SERVE: Final = 78
 """Exit status of a process that would fail again: EX_CONFIG of sysexits.h."""
 
 SHORT_LIFE_S: Final = 10.0
-MOST_SHORT_LIVES: Final = 5
+MAX_SHORT_LIVES: Final = 5
 """A process that failed so early, so many times in a row, is not started again."""
 FIRST_PAUSE_S: Final = 0.1
 """Before the second start after a short life; it doubles with each."""
@@ -67,17 +67,17 @@ class Supervisor:
     that use them. Whatever becomes of it, its processes do not survive it: see `child`.
     """
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._log = PlainLog(__name__, order.log_format)
-        settings = order.settings
+    def __init__(self, arguments: ServeArguments) -> None:
+        self._arguments = arguments
+        self._log = PlainLog(__name__, arguments.log_format)
+        settings = arguments.settings
         port = reserve_port("--grpc-port", settings.host, settings.grpc_port)
         http = listening_socket("--metrics-port", settings.host, settings.metrics_port)
         self._engine_listener, address = _private_listener()
         self._http = http
         ports = {"grpc_port": port, "metrics_port": http.getsockname()[1]}
         fds = (self._engine_listener.fileno(), http.fileno())
-        child = ChildOrder(order.with_settings(**ports), address, os.getpid(), fds)
+        child = ChildArguments(arguments.with_settings(**ports), address, os.getpid(), fds)
         self._engine = _Child("engine", lambda: _command("engine", child), fds)
         self._front_ends = [
             _Child(f"front end {i}", lambda: _command("front-end", child))
@@ -92,10 +92,10 @@ class Supervisor:
         try:
             while self._are_alive or self._stop_by_s is None:
                 self._start_due()
-                received = signal.sigtimedwait(_WATCHED, self._patience_s())
+                received = signal.sigtimedwait(_WATCHED, self._timeout_s())
                 if received is not None and received.si_signo != signal.SIGCHLD:
-                    self._obey(signal.Signals(received.si_signo))
-                self._bury()
+                    self._on_signal(signal.Signals(received.si_signo))
+                self._reap()
                 self._kill_late()
         finally:
             self._kill_all()
@@ -109,8 +109,8 @@ class Supervisor:
     def _are_alive(self) -> bool:
         return any(child.process is not None for child in self._children)
 
-    def _patience_s(self) -> float:
-        """How long nothing needs to be done, unless a signal comes."""
+    def _timeout_s(self) -> float:
+        """Get how long to wait for a signal before something is due."""
         dues = [child.due_s for child in self._children if child.due_s is not None]
         if self._stop_by_s is not None:
             dues = [self._stop_by_s]
@@ -123,7 +123,7 @@ class Supervisor:
                 child.due_s, child.started_s = None, now_s
                 child.process = subprocess.Popen(child.command(), pass_fds=child.fds)
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         for child in self._children:
             if child.process is None or (status := child.process.poll()) is None:
                 continue
@@ -140,15 +140,15 @@ class Supervisor:
         has_failed_early = lived_s < SHORT_LIFE_S and status not in _NO_FAILURES
         child.short_lives = child.short_lives + 1 if has_failed_early else 0
         facts = {"role": child.role, "status": _describe(status), "lived_s": round(lived_s, 1)}
-        if child.short_lives >= MOST_SHORT_LIVES:
-            self._log.write("error", "process ends again and again, the server stops", **facts)
+        if child.short_lives >= MAX_SHORT_LIVES:
+            self._log.write("error", "process keeps failing; stopping the server", **facts)
             self._give_up(1)
             return
         pause_s = FIRST_PAUSE_S * 2 ** (child.short_lives - 2) if child.short_lives > 1 else 0.0
         child.due_s = time.monotonic() + pause_s
-        self._log.write("error", "process has ended, another takes its place", **facts)
+        self._log.write("error", "process exited; restarting it", **facts)
 
-    def _obey(self, number: signal.Signals) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         """Drain at the first signal, end everything at the second."""
         if self._stop_by_s is None:
             self._begin_stop()
@@ -161,7 +161,7 @@ class Supervisor:
 
     def _begin_stop(self) -> None:
         """Have the engine drain: it tells the front ends when to stop."""
-        grace_s = self._order.settings.drain_grace_s
+        grace_s = self._arguments.settings.drain_grace_s
         self._stop_by_s = time.monotonic() + grace_s + STOPPING_S
         if self._engine.process is not None:
             self._engine.process.terminate()
@@ -186,7 +186,7 @@ class Supervisor:
         if self._stop_by_s is not None and time.monotonic() >= self._stop_by_s:
             late = [child.role for child in self._children if child.process is not None]
             if late:
-                self._log.write("error", "processes do not stop and are killed", roles=late)
+                self._log.write("error", "killing processes that do not stop", roles=late)
                 self._status = self._status or 1
             self._kill_all()
 
@@ -201,7 +201,7 @@ class Supervisor:
                 child.process = None
 
 
-def _command(role: str, child: ChildOrder) -> list[str]:
+def _command(role: str, child: ChildArguments) -> list[str]:
     return [sys.executable, "-P", "-m", "lanewise.processes.child", role, child.to_json()]
 
 

@@ -13,7 +13,7 @@ from lanewise.errors import ConfigError
 from lanewise.rpc.methods import RpcMethod, StreamMethod, UnaryMethod
 from lanewise.rpc.services import Services
 from lanewise.rpc.status import Status
-from lanewise.settings.server import require_free_port
+from lanewise.settings.ports import require_free_port
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

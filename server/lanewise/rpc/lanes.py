@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
 
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import InvalidRequest
 from lanewise.model.runner_status import GraphCounts, RunnerMemory
 from lanewise.model.spec import Profile
 from lanewise.model.tensors import Shape
-from lanewise.rpc.methods import Call, Servicer
 from lanewise.scheduler.costs.report import LaunchCost, PairCost
-from lanewise.scheduler.registry import ModelRegistry
+from lanewise.scheduler.registry import LocalLanes, ModelRegistry, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus, RouteReport
 from lanewise_client.protos import lanes_pb2 as pb
 
@@ -23,12 +23,12 @@ _STATES = {
 
 
 class LaneService:
-    """Answers `lanewise.v1.LaneService` from the models of a registry."""
+    """Answers `lanewise.v1.LaneService` from models whose lanes are in this process."""
 
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
 
-    def methods(self) -> Mapping[str, Servicer]:
+    def methods(self) -> Mapping[str, Callable[[Any], Awaitable[Any]]]:
         """Map the methods this service offers to what answers them."""
         return {
             "ListLanes": self._list_lanes,
@@ -36,34 +36,35 @@ class LaneService:
             "ListCosts": self._list_costs,
         }
 
-    async def _list_lanes(self, request: pb.ListLanesRequest, call: Call) -> pb.ListLanesResponse:
+    async def _list_lanes(self, request: pb.ListLanesRequest) -> pb.ListLanesResponse:
         model = self._registry.resolve(request.name, request.version)
-        lanes = model.require_lanes()
-        status = await lanes.get_status()
+        lanes = _local(model)
         return pb.ListLanesResponse(
             name=model.name,
             version=model.version,
             backend=lanes.spec.backend,
             batching=lanes.spec.batching,
-            lanes=[_lane(lane) for lane in status.lanes],
-            waiting_requests=status.waiting_requests,
+            lanes=[_lane(lane) for lane in lanes.status()],
+            waiting_requests=lanes.waiting_requests,
         )
 
-    async def _explain_route(
-        self, request: pb.ExplainRouteRequest, call: Call
-    ) -> pb.ExplainRouteResponse:
-        lanes = self._registry.resolve(request.name, request.version).require_lanes()
-        return _route(await lanes.get_route(_shapes(request), request.profile or None))
+    async def _explain_route(self, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:
+        lanes = _local(self._registry.resolve(request.name, request.version))
+        return _route(lanes.explain(_shapes(request), request.profile or None))
 
-    async def _list_costs(self, request: pb.ListCostsRequest, call: Call) -> pb.ListCostsResponse:
+    async def _list_costs(self, request: pb.ListCostsRequest) -> pb.ListCostsResponse:
         model = self._registry.resolve(request.name, request.version)
-        report = await model.require_lanes().get_costs()
+        report = _local(model).cost_report()
         return pb.ListCostsResponse(
             name=model.name,
             version=model.version,
             launches=[_launch_cost(cost) for cost in report.launches],
             pairs=[_pair_cost(cost) for cost in report.pairs],
         )
+
+
+def _local(model: ServedModel) -> LocalLanes:
+    return cast(LocalLanes, model.require_lanes())
 
 
 def _shapes(request: pb.ExplainRouteRequest) -> dict[str, Shape]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
 from lanewise.clock import Clock
-from lanewise.model.regions import RegionCalls
+from lanewise.rpc.engine_calls import LANE_METHODS, LANE_SERVICE, REGION_METHODS, EngineCalls
 from lanewise.rpc.health import HEALTH_SERVICE, HealthService
-from lanewise.rpc.inference.observer import IgnoreRequests, RequestObserver
+from lanewise.rpc.inference.observer import ignore_finished
 from lanewise.rpc.inference.region_access import RegionAccess
 from lanewise.rpc.inference.service import InferenceService
-from lanewise.rpc.inference.shared_memory import RegionService
-from lanewise.rpc.lanes import LaneService
-from lanewise.rpc.methods import RpcMethod, methods_of
+from lanewise.rpc.methods import Call, RpcMethod, Servicer, methods_of
 from lanewise.rpc.reflection import REFLECTION_SERVICE, ReflectionService
 from lanewise.scheduler.registry import ModelRegistry
+from lanewise.scheduler.results import WhenFinished
 from lanewise.settings.server import DEFAULT_SHARED_MEMORY, SharedMemory
-from lanewise_client.protos import inference_pb2, lanes_pb2
+from lanewise_client.protos import inference_pb2
 
 INFERENCE_SERVICE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-LANE_SERVICE = lanes_pb2.DESCRIPTOR.services_by_name["LaneService"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,9 @@ def build_services(
     clock: Clock,
     *,
     max_message_bytes: int,
-    regions: RegionCalls,
+    engine: EngineCalls,
     shared_memory: SharedMemory = DEFAULT_SHARED_MEMORY,
-    observer: RequestObserver | None = None,
+    observer: WhenFinished = ignore_finished,
 ) -> Services:
     """Build the services for the models of `registry`; used on one event loop.
 
@@ -54,17 +57,18 @@ def build_services(
         registry: read at every request, changed by the caller alone.
         clock: measures latencies and deadlines; the one the lanes use.
         max_message_bytes: the largest request accepted; responses are not limited.
-        regions: registers shared memory for the lanes.
+        engine: answers the calls that only the process with the lanes can.
         shared_memory: which calls may use it.
         observer: is told of every inference request.
     """
     services = (INFERENCE_SERVICE, LANE_SERVICE)
     health = HealthService(service.full_name for service in services)
     access = RegionAccess(shared_memory)
-    inference = InferenceService(registry, clock, observer or IgnoreRequests(), access)
+    inference = InferenceService(registry, clock, observer, access)
+    shared = {each.name: _forwarded(each, engine, access.require) for each in REGION_METHODS}
     servicers = {
-        INFERENCE_SERVICE: {**inference.methods(), **RegionService(regions, access).methods()},
-        LANE_SERVICE: LaneService(registry).methods(),
+        INFERENCE_SERVICE: {**inference.methods(), **shared},
+        LANE_SERVICE: {each.name: _forwarded(each, engine) for each in LANE_METHODS},
         HEALTH_SERVICE: health.methods(),
         REFLECTION_SERVICE: ReflectionService((*services, HEALTH_SERVICE)).methods(),
     }
@@ -74,3 +78,18 @@ def build_services(
         for method in methods_of(service, offered, max_message_bytes)
     )
     return Services(tuple(methods), health, max_message_bytes)
+
+
+def _forwarded(
+    method: MethodDescriptor,
+    engine: EngineCalls,
+    require: Callable[[Call], None] = lambda _: None,
+) -> Servicer:
+    """Make the servicer of a method that the engine answers; `require` says who may call it."""
+    response_class = GetMessageClass(method.output_type)
+
+    async def forward(request: Message, call: Call) -> Message:
+        require(call)
+        return response_class.FromString(await engine(method.name, request.SerializeToString()))
+
+    return forward

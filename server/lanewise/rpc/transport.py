@@ -1,11 +1,24 @@
-"""What carries the methods: the boundary between the services and a transport."""
+"""What carries the methods, and the services on it: what clients reach, from start to stop."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from lanewise.rpc.services import Services
+from lanewise.clock import Clock
+from lanewise.rpc.aio import AioServer
+from lanewise.rpc.engine_calls import EngineCalls
+from lanewise.rpc.services import Services, build_services
+from lanewise.scheduler.registry import ModelRegistry
+from lanewise.scheduler.results import WhenFinished
+from lanewise.settings.server import ServerSettings, read_tls_files
+
+LAME_DUCK_S = 0.25
+"""How long new calls are still answered with UNAVAILABLE once every request has ended: a stopping
+gRPC server cancels calls it has received and not yet handed over (seen in 1.85)."""
+HANDOVER_S = 3.0
+"""How long calls may stay open after that, for clients to read their responses."""
 
 
 class Transport(Protocol):
@@ -32,3 +45,70 @@ class Transport(Protocol):
 
 
 TransportFactory: TypeAlias = Callable[[Services], Transport]
+
+
+class RpcFront:
+    """Answers clients in this process, from the models of a registry."""
+
+    def __init__(self, registry: ModelRegistry, services: Services, transport: Transport) -> None:
+        self._registry = registry
+        self._health = services.health
+        self._transport = transport
+        self.is_reachable = False
+
+    def listen(self, host: str, port: int) -> int:
+        """Bind the port of the server; see `Transport.listen`."""
+        return self._transport.listen(host, port)
+
+    async def start(self) -> None:
+        """Return once calls are accepted."""
+        await self.publish()
+        await self._transport.start()
+        self.is_reachable = True
+
+    async def publish(self) -> None:
+        """Publish the states of the models to health checks."""
+        await self._health.publish(self._registry)
+
+    async def close(self) -> None:
+        """Stop once every request has ended; clients may still read their responses."""
+        await self._health.close()
+        await asyncio.sleep(LAME_DUCK_S)
+        await self._transport.stop(HANDOVER_S)
+
+
+def rpc_front(
+    settings: ServerSettings, transport: TransportFactory | None = None
+) -> Callable[[ModelRegistry, Clock, WhenFinished, EngineCalls], RpcFront]:
+    """Get the factory of the front of a process that speaks gRPC.
+
+    Args:
+        settings: of the server.
+        transport: makes the transport; None for grpc.aio with a port of its own.
+    """
+
+    def make(
+        registry: ModelRegistry, clock: Clock, observer: WhenFinished, engine: EngineCalls
+    ) -> RpcFront:
+        services = build_services(
+            registry,
+            clock,
+            max_message_bytes=settings.max_message_mb << 20,
+            engine=engine,
+            shared_memory=settings.shared_memory,
+            observer=observer,
+        )
+        carried = aio_transport(settings)(services) if transport is None else transport(services)
+        return RpcFront(registry, services, carried)
+
+    return make
+
+
+def aio_transport(settings: ServerSettings, *, shares_port: bool = False) -> TransportFactory:
+    """Get the factory of the transport over grpc.aio; see `AioServer`.
+
+    Raises:
+        ConfigError: a file for TLS cannot be read.
+    """
+    tls = read_tls_files(settings.tls_cert, settings.tls_key)
+    return lambda services: AioServer(services, tls, shares_port=shares_port)

@@ -14,6 +14,7 @@ from lanewise.clock import NS_PER_MS, Clock
 from lanewise.errors import (
     RunnerLost,
 )
+from lanewise.memory.regions import Regions
 from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, Shape
@@ -29,11 +30,10 @@ from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.launching import Inputs, Launcher
 from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy.interface import Policy
-from lanewise.scheduler.region_tensors import RegionContents, RegionTensors, until_ended
+from lanewise.scheduler.region_tensors import RegionTensors, until_ended
 from lanewise.scheduler.request import DEFAULT_TARGET_NS, NO_OPTIONS, Request, RequestOptions
 from lanewise.scheduler.results import (
     InferResult,
-    LanesStatus,
     LaneStatus,
     RouteReport,
     WhenEnded,
@@ -76,7 +76,7 @@ class Dispatcher:
         policy: Callable[[CostTable], Policy] = CostAwarePolicy,
         costs: CostTable | None = None,
         when_lane_lost: Callable[[RunnerLost], None] = lambda _: None,
-        regions: RegionContents | None = None,
+        regions: Regions | None = None,
     ) -> None:
         self.spec: ModelSpec = loaded.spec
         self.costs = CostTable() if costs is None else costs
@@ -269,20 +269,6 @@ class Dispatcher:
             )
             for lane, runner in zip(self._scheduler.lanes, self._launcher.runners, strict=True)
         )
-
-    async def get_status(self) -> LanesStatus:
-        """Get every lane as it is now."""
-        return LanesStatus(self.status(), self.waiting_requests)
-
-    async def get_costs(self) -> CostReport:
-        """Get what launches cost, as measured."""
-        return self.cost_report()
-
-    async def get_route(
-        self, shapes: Mapping[str, Shape], profile: str | int | None = None
-    ) -> RouteReport:
-        """Tell where a request of these shapes would run; see `explain`."""
-        return self.explain(shapes, profile)
 
     def cost_report(self) -> CostReport:
         """Get what launches cost, as measured. Called on the event loop."""

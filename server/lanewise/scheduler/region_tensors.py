@@ -6,12 +6,13 @@ import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from lanewise.errors import RegionNotFound
+from lanewise.memory.regions import OutputPlace, Regions
 from lanewise.model.regions import RegionSlice, RegionTensor
 from lanewise.model.spec import ModelSpec
-from lanewise.model.tensors import Array, DeviceArray, DType, Piece
+from lanewise.model.tensors import Array, Piece
 from lanewise.scheduler.results import InferResult, WhenEnded
 
 OFF_LOOP_BYTES = 1 << 20
@@ -19,22 +20,6 @@ OFF_LOOP_BYTES = 1 << 20
 while the event loop could answer other calls."""
 
 _ResultT = TypeVar("_ResultT")
-
-
-class OutputPlace(Protocol):
-    """Room for one output, there for as long as it is referenced. Called from any thread."""
-
-    def write(self, array: Array, dtype: DType) -> RegionTensor: ...
-
-
-class RegionContents(Protocol):
-    """The contents of registered regions, see `Regions`. Called from any thread; may block."""
-
-    def read(self, tensor: RegionTensor) -> Array: ...
-
-    def read_by_device(self, tensor: RegionTensor) -> DeviceArray | None: ...
-
-    def place(self, where: RegionSlice) -> OutputPlace: ...
 
 
 _Places = Mapping[str, OutputPlace]
@@ -53,7 +38,7 @@ class RegionTensors:
     """
 
     def __init__(
-        self, contents: RegionContents | None, spec: ModelSpec, direct_inputs: frozenset[str]
+        self, contents: Regions | None, spec: ModelSpec, direct_inputs: frozenset[str]
     ) -> None:
         self._contents = contents
         self._direct_inputs = direct_inputs
@@ -159,7 +144,7 @@ class RegionTensors:
             read[name] = contents.read(tensor) if by_device is None else by_device
         return read
 
-    def _contents_for(self, where: RegionSlice) -> RegionContents:
+    def _contents_for(self, where: RegionSlice) -> Regions:
         if self._contents is None:
             raise RegionNotFound(f"no shared memory is registered under '{where.region}'")
         return self._contents

@@ -13,7 +13,7 @@ from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, Shape
 from lanewise.scheduler.costs.report import CostReport
 from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
-from lanewise.scheduler.results import InferResult, LanesStatus, LaneStatus, RouteReport, WhenEnded
+from lanewise.scheduler.results import InferResult, LaneStatus, RouteReport, WhenEnded
 
 
 class Lanes(Protocol):
@@ -29,14 +29,6 @@ class Lanes(Protocol):
         self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
     ) -> InferResult: ...
 
-    async def get_status(self) -> LanesStatus: ...
-
-    async def get_costs(self) -> CostReport: ...
-
-    async def get_route(
-        self, shapes: Mapping[str, Shape], profile: str | int | None = None
-    ) -> RouteReport: ...
-
 
 class LocalLanes(Lanes, Protocol):
     """Lanes that are in this process: those of a `Dispatcher`."""
@@ -45,6 +37,12 @@ class LocalLanes(Lanes, Protocol):
     def waiting_requests(self) -> int: ...
 
     def status(self) -> tuple[LaneStatus, ...]: ...
+
+    def cost_report(self) -> CostReport: ...
+
+    def explain(
+        self, shapes: Mapping[str, Shape], profile: str | int | None = None
+    ) -> RouteReport: ...
 
     def begin(
         self,

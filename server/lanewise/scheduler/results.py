@@ -55,6 +55,17 @@ WhenEnded = Callable[[InferResult | None, BaseException | None], None]
 """Told of the end of a request: its result, or the error in its place. Must not raise."""
 
 
+WhenFinished = Callable[[str, str, str, str, int], None]
+"""Told of every inference request once, when it ends, for metrics. Called on the event loop; must
+not block or raise. Its arguments:
+
+- the model's name, and the version asked for, or the default; both empty if the server has no such
+  model or version: clients must not be able to make up label values;
+- the profile that served it, as in the response; empty if it failed;
+- the class of the error, "Cancelled" or "InternalError"; empty on success;
+- nanoseconds from its arrival in the rpc layer until its response was built."""
+
+
 class LaneState(enum.Enum):
     """What a lane is doing."""
 
@@ -102,14 +113,6 @@ class LaneStatus:
     counters: LaneCounters
     memory: RunnerMemory
     graphs: GraphCounts | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LanesStatus:
-    """Every lane of a model as it is now, and how many requests wait for them."""
-
-    lanes: tuple[LaneStatus, ...]
-    waiting_requests: int
 
 
 @dataclass(frozen=True, slots=True)

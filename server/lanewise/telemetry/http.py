@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from lanewise.scheduler.registry import ModelRegistry
-from lanewise.settings.server import bind_error, resolve_address
+from lanewise.settings.ports import bind_error, resolve_address
 
 _log = structlog.get_logger(__name__)
 

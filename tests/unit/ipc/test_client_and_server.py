@@ -20,8 +20,10 @@ from lanewise.ipc.arena import Arena
 from lanewise.ipc.client import EngineError
 from lanewise.ipc.connection import Connection, shake_hands
 from lanewise.ipc.messages import Count, Listening, Message, Models
+from lanewise.rpc.engine_calls import engine_calls
 from lanewise.scheduler.registry import ModelState, ServedModel
 from lanewise.scheduler.request import RequestOptions
+from lanewise_client.protos import inference_pb2, lanes_pb2
 
 SMALL, LARGE = 1, 10_000
 """Rows of a request that travels in a message, and of one that takes a block."""
@@ -73,18 +75,39 @@ def test_a_request_comes_back_as_the_lanes_answered_it(count):
     asyncio.run(scenario())
 
 
-def test_questions_are_answered_as_by_the_lanes_themselves():
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("ListLanes", lanes_pb2.ListLanesRequest(name="echo")),
+        ("ListCosts", lanes_pb2.ListCostsRequest(name="echo")),
+        (
+            "ExplainRoute",
+            lanes_pb2.ExplainRouteRequest(
+                name="echo", inputs=[{"name": "X", "shape": [4, 3]}], profile="wide"
+            ),
+        ),
+        ("SystemSharedMemoryStatus", inference_pb2.SystemSharedMemoryStatusRequest()),
+    ],
+)
+def test_calls_are_answered_as_by_the_engine_itself(method, request_):
     async def scenario():
-        lanes = EchoLanes()
-        async with linked(registry_of(lanes)) as (front_end, _):
-            remote = front_end.lanes
-            assert remote.spec == lanes.spec
-            assert await remote.get_status() == await lanes.get_status()
-            assert await remote.get_costs() == await lanes.get_costs()
-            shapes = {"X": (4, 3)}
-            assert await remote.get_route(shapes, "wide") == await lanes.get_route(shapes, "wide")
+        registry = registry_of(EchoLanes())
+        async with linked(registry) as (front_end, engine):
+            data = request_.SerializeToString()
+            here = await engine_calls(registry, engine.regions)(method, data)
+            assert await front_end.link.ask(method, data) == here
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_the_engine_refuses_fails_with_its_error():
+    async def scenario():
+        async with linked(registry_of(EchoLanes())) as (front_end, _):
+            request = lanes_pb2.ExplainRouteRequest(
+                name="echo", inputs=[{"name": "Z", "shape": [1]}]
+            )
             with pytest.raises(errors.UnknownTensor, match="the model has 'X'"):
-                await remote.get_route({"Z": (1,)})
+                await front_end.link.ask("ExplainRoute", request.SerializeToString())
 
     asyncio.run(scenario())
 
@@ -259,7 +282,7 @@ def test_counts_reach_the_engine_in_order():
         async with linked(registry_of(EchoLanes())) as (front_end, engine):
             counts = [Count("echo", "1", "wide", "", latency_ns) for latency_ns in range(3)]
             for count in counts:
-                front_end.link.count(count)
+                front_end.link.count(*count)
             await until(lambda: len(engine.counts.finished) == 3)
             assert engine.counts.finished == counts
 
@@ -285,7 +308,8 @@ def test_an_engine_that_is_lost_fails_everything_open_and_readinessturns():
             assert not front_end.registry.is_ready
             with pytest.raises(errors.ModelLoading):
                 front_end.registry.resolve("echo").require_ready()
-            for asked in (remote.submit(rows(LARGE)), remote.get_status()):  # of old lanes
+            asked_again = front_end.link.ask("ListLanes", b"")
+            for asked in (remote.submit(rows(LARGE)), asked_again):  # of old lanes
                 with pytest.raises(EngineLost):
                     await asked
             await until(lambda: lanes.cancellations.qsize() == 2)
@@ -413,7 +437,7 @@ def test_an_engine_hears_of_listening_front_ends_once_they_know_its_models():
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: later, accepted)
                 request = Count("echo", "1", "wide", "", 1)
                 while not received:
-                    front_end.link.count(request)
+                    front_end.link.count(*request)
                     await asyncio.sleep(0.001)
                 assert set(received) == {request}
                 later.send(Models((), is_draining=False))

@@ -13,8 +13,7 @@ from helpers.linked import until
 from helpers.models import contents, random_array
 from lanewise.errors import Overloaded
 from lanewise.ipc.arena import Arena
-from lanewise.ipc.tensors import INLINE_BYTES, TensorReader, TensorWriter
-from lanewise.ipc.threads import on_loop
+from lanewise.ipc.tensors import INLINE_BYTES, TensorReader, TensorWriter, on_loop
 from lanewise.model.tensors import DType
 
 SMALL, LARGE = (3, 5), (300, 50)

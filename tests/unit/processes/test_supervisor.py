@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 
 from helpers.front_ends import is_alive, wait_for
-from lanewise.processes.supervisor import CANNOT_SERVE, MOST_SHORT_LIVES
+from lanewise.processes.supervisor import CANNOT_SERVE, MAX_SHORT_LIVES
 
 STAYS = "until_stopped()"
 STUCK = "tell('ready'); signal.pause()"  # SIGTERM stays blocked
@@ -85,14 +85,14 @@ def test_the_engine_is_stopped_first_and_then_the_front_ends(tmp_path):
 def test_a_process_that_others_end_is_started_again_however_often(tmp_path, how):
     with supervised(tmp_path) as server:
         server.wait_until_ready()
-        for turn in range(MOST_SHORT_LIVES + 2):
+        for turn in range(MAX_SHORT_LIVES + 2):
             os.kill(server.told("engine", "ready")[-1], how)
             server.wait_until_ready(engines=turn + 2)
         server.process.send_signal(signal.SIGTERM)
         status, log = server.end()
     assert status == 0
-    assert events_of(log) == ["process has ended, another takes its place"] * len(log)
-    assert len(log) == MOST_SHORT_LIVES + 2
+    assert events_of(log) == ["process exited; restarting it"] * len(log)
+    assert len(log) == MAX_SHORT_LIVES + 2
     assert log[0]["role"] == "engine"
     assert log[0]["status"] == ("SIGKILL" if how is signal.SIGKILL else "exit status 0")
 
@@ -102,9 +102,9 @@ def test_a_process_that_fails_early_again_and_again_stops_the_server(tmp_path):
         status, log = server.end()
         front_ends = [at for role, event, _, at in server.events if role == "front-end"]
     assert status == 1
-    assert log[-1]["event"] == "process ends again and again, the server stops"
+    assert log[-1]["event"] == "process keeps failing; stopping the server"
     assert log[-1]["status"] == "exit status 3"
-    assert len(front_ends) <= 2 * MOST_SHORT_LIVES
+    assert len(front_ends) <= 2 * MAX_SHORT_LIVES
 
 
 def test_each_start_after_an_early_failure_waits_longer(tmp_path):
@@ -112,13 +112,13 @@ def test_each_start_after_an_early_failure_waits_longer(tmp_path):
         server.end()
         starts = [at for role, event, _, at in server.events if role == "engine"]
     pauses = [later - earlier for earlier, later in pairwise(starts)]
-    assert len(starts) == MOST_SHORT_LIVES
+    assert len(starts) == MAX_SHORT_LIVES
     assert all(pause >= 0.05 * 2**n for n, pause in enumerate(pauses[1:]))
 
 
 def test_a_long_life_makes_up_for_short_ones(tmp_path):
     with supervised(tmp_path, front_end="sys.exit(3)", SHORT_LIFE_S=0.0) as server:
-        wait_for(lambda: len(server.told("front-end", "started")) > 4 * MOST_SHORT_LIVES)
+        wait_for(lambda: len(server.told("front-end", "started")) > 4 * MAX_SHORT_LIVES)
         server.process.send_signal(signal.SIGTERM)
         assert server.end()[0] == 0
 
@@ -150,7 +150,7 @@ def test_a_second_signal_ends_everything_at_once(tmp_path, number):
             server.process.send_signal(number)
         status, log = server.end()
     assert status == 128 + number
-    assert events_of(log) == ["processes do not stop and are killed"]
+    assert events_of(log) == ["killing processes that do not stop"]
     assert log[0]["roles"] == ["engine"]
 
 
@@ -178,7 +178,7 @@ def test_processes_that_do_not_stop_in_time_are_killed(tmp_path):
         server.process.send_signal(signal.SIGTERM)
         status, log = server.end()
     assert status == 1
-    assert events_of(log) == ["processes do not stop and are killed"]
+    assert events_of(log) == ["killing processes that do not stop"]
     assert log[0]["roles"] == ["engine", "front end 0", "front end 1"]
 
 

@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from lanewise.errors import ConfigError
-from lanewise.settings.server import default_frontends, require_free_port
+from lanewise.settings.ports import require_free_port
+from lanewise.settings.server import default_frontends
 
 
 def test_a_free_port_is_left_free():

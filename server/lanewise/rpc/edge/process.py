@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from lanewise.errors import ConfigError
-from lanewise.settings.server import resolve_address
+from lanewise.settings.ports import resolve_address
 
 APP: Final = "lanewise.processes.edge:app"
 """What pyvoy imports there."""

@@ -11,7 +11,7 @@ from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.rpc.inference.codec import Codec, profile_names
 from lanewise.rpc.inference.metadata import describe_model
-from lanewise.rpc.inference.observer import RequestObserver, error_name
+from lanewise.rpc.inference.observer import error_name
 from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_parameters, wants_final_mark
 from lanewise.rpc.inference.region_access import RegionAccess
 from lanewise.rpc.inference.streams import answer_in_order
@@ -19,6 +19,7 @@ from lanewise.rpc.methods import Call, Servicer, write
 from lanewise.rpc.status import REASON, settle
 from lanewise.scheduler.registry import ModelRegistry, ModelState
 from lanewise.scheduler.request import RequestOptions
+from lanewise.scheduler.results import WhenFinished
 from lanewise_client.protos import inference_pb2 as pb
 
 SERVER_NAME = "lanewise"
@@ -40,7 +41,7 @@ class InferenceService:
         self,
         registry: ModelRegistry,
         clock: Clock,
-        observer: RequestObserver,
+        observer: WhenFinished,
         region_access: RegionAccess,
     ) -> None:
         self._registry = registry
@@ -154,7 +155,7 @@ class InferenceService:
             raise
         finally:
             latency_ns = self._clock.now_ns() - started_ns
-            self._observer.request_finished(name, version, profile, error, latency_ns)
+            self._observer(name, version, profile, error, latency_ns)
 
     def _codec(self, spec: ModelSpec) -> Codec:
         key = (spec.name, spec.version)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from lanewise.model.regions import CudaRegion, RegionCalls, RegionKind, SystemRegion
-from lanewise.rpc.inference.region_access import RegionAccess
-from lanewise.rpc.methods import Call, Servicer
 from lanewise_client.protos import inference_pb2 as pb
 
 
 class RegionService:
     """Answers the shared-memory calls of `inference.GRPCInferenceService`."""
 
-    def __init__(self, regions: RegionCalls, access: RegionAccess) -> None:
+    def __init__(self, regions: RegionCalls) -> None:
         self._regions = regions
-        self._access = access
 
-    def methods(self) -> Mapping[str, Servicer]:
+    def methods(self) -> Mapping[str, Callable[[Any], Awaitable[Any]]]:
         """Map the methods this service offers to what answers them."""
         return {
             "SystemSharedMemoryStatus": self._system_status,
@@ -29,9 +27,8 @@ class RegionService:
         }
 
     async def _system_status(
-        self, request: pb.SystemSharedMemoryStatusRequest, call: Call
+        self, request: pb.SystemSharedMemoryStatusRequest
     ) -> pb.SystemSharedMemoryStatusResponse:
-        self._access.require(call)
         response = pb.SystemSharedMemoryStatusResponse()
         for region in await self._regions.describe(RegionKind.SYSTEM, request.name):
             if isinstance(region, SystemRegion):
@@ -41,24 +38,21 @@ class RegionService:
         return response
 
     async def _system_register(
-        self, request: pb.SystemSharedMemoryRegisterRequest, call: Call
+        self, request: pb.SystemSharedMemoryRegisterRequest
     ) -> pb.SystemSharedMemoryRegisterResponse:
-        self._access.require(call)
         region = SystemRegion(request.name, request.key, request.offset, request.byte_size)
         await self._regions.register(region)
         return pb.SystemSharedMemoryRegisterResponse()
 
     async def _system_unregister(
-        self, request: pb.SystemSharedMemoryUnregisterRequest, call: Call
+        self, request: pb.SystemSharedMemoryUnregisterRequest
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        self._access.require(call)
         await self._regions.unregister(RegionKind.SYSTEM, request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     async def _cuda_status(
-        self, request: pb.CudaSharedMemoryStatusRequest, call: Call
+        self, request: pb.CudaSharedMemoryStatusRequest
     ) -> pb.CudaSharedMemoryStatusResponse:
-        self._access.require(call)
         response = pb.CudaSharedMemoryStatusResponse()
         for region in await self._regions.describe(RegionKind.CUDA, request.name):
             if isinstance(region, CudaRegion):
@@ -68,9 +62,8 @@ class RegionService:
         return response
 
     async def _cuda_register(
-        self, request: pb.CudaSharedMemoryRegisterRequest, call: Call
+        self, request: pb.CudaSharedMemoryRegisterRequest
     ) -> pb.CudaSharedMemoryRegisterResponse:
-        self._access.require(call)
         region = CudaRegion(
             request.name, request.device_id, request.byte_size, bytes(request.raw_handle)
         )
@@ -78,8 +71,7 @@ class RegionService:
         return pb.CudaSharedMemoryRegisterResponse()
 
     async def _cuda_unregister(
-        self, request: pb.CudaSharedMemoryUnregisterRequest, call: Call
+        self, request: pb.CudaSharedMemoryUnregisterRequest
     ) -> pb.CudaSharedMemoryUnregisterResponse:
-        self._access.require(call)
         await self._regions.unregister(RegionKind.CUDA, request.name)
         return pb.CudaSharedMemoryUnregisterResponse()

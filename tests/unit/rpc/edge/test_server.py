@@ -11,6 +11,7 @@ from lanewise.memory.regions import Regions
 from lanewise.rpc.edge.call import EdgeCall
 from lanewise.rpc.edge.server import EdgeServer
 from lanewise.rpc.edge.wire import framed
+from lanewise.rpc.engine_calls import engine_calls
 from lanewise.rpc.services import build_services
 
 WATCH = {
@@ -23,9 +24,9 @@ WATCH = {
 
 @in_event_loop
 async def test_a_caller_that_takes_nothing_does_not_hold_up_the_stop():
-    services = build_services(
-        registry_of(), SystemClock(), max_message_bytes=1024, regions=Regions()
-    )
+    registry = registry_of()
+    engine = engine_calls(registry, Regions())
+    services = build_services(registry, SystemClock(), max_message_bytes=1024, engine=engine)
     server = EdgeServer(services)
     request = framed(health_pb2.HealthCheckRequest().SerializeToString())
     is_sending = asyncio.Event()
