@@ -21,8 +21,8 @@ demo: $(VENV)/.runtime ## serve the example, send it three kinds of traffic, pri
 serve: $(VENV)/.runtime ## serve the example until it is interrupted
 	$(BIN)/lanewise serve examples/digits/models
 
-test: $(VENV)/.test ## run every test that needs no GPU
-	$(BIN)/python -m pytest --ignore=tests/gpu $(PYTEST_ARGS)
+test: $(VENV)/.test ## run every test that needs no GPU, a file on each core
+	$(BIN)/python -m pytest --ignore=tests/gpu --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 test-transports: $(VENV)/.test ## run what clients see on each transport with 0, 1 and 4 front ends
 	$(INSTALL) --constraint constraints.txt --editable '.[test,edge]'
