@@ -50,7 +50,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--requests", type=int, default=4096, help="of one run")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--core", type=int, default=0, help="to pin the server to; -1: none")
+    parser.add_argument(
+        "--core", type=int, default=0, help="to pin the server to; -1: none, 0 over gRPC"
+    )
     parser.add_argument("--floor", action="store_true", help="measure a bare grpc.aio echo, too")
     parser.add_argument("--output", type=Path, help="write .md and .json here")
     return parser.parse_args()

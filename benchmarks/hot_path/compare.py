@@ -2,7 +2,8 @@
 
 Each turn runs `python -m benchmarks.hot_path` of one checkout, with its own code and this Python.
 Printed are medians over the turns, for every place and number in flight: the whole, the rate, and
-the stages that both have under one name.
+the stages that both have under one name. Other arguments are passed on to the benchmark. Give one
+checkout twice to see how far two runs of the same code differ.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def measure(checkout: Path, arguments: list[str]) -> dict[Key, float]:
         figures[place, in_flight, "requests/s"] = each["requests_per_s"]
         figures[place, in_flight, "whole, us"] = each["whole_us"]
         figures |= {(place, in_flight, name): us for name, us in each["stages_us"].items()}
+    for each in result["threads"]:
+        key = ("process over gRPC", each["in_flight"], "whole, us")
+        figures[key] = figures.get(key, 0.0) + each["cpu_us"]
     for each in result["frames"]:
         figures["calls", each["in_flight"], "Python frames"] = each["python"]
         figures["calls", each["in_flight"], "C calls"] = each["c"]
@@ -52,24 +56,21 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--turns", type=int, default=5)
     options, arguments = parser.parse_known_args()
-    found: dict[Path, dict[Key, list[float]]] = {
-        options.before: defaultdict(list),
-        options.after: defaultdict(list),
-    }
-    for turn in range(options.turns):
-        order = list(found) if turn % 2 == 0 else list(reversed(found))
-        for checkout in order:
+    before: dict[Key, list[float]] = defaultdict(list)
+    after: dict[Key, list[float]] = defaultdict(list)
+    sides = [(options.before, before), (options.after, after)]
+    for _ in range(options.turns):
+        for checkout, found in sides:
             for key, value in measure(checkout, arguments).items():
-                found[checkout][key].append(value)
-    before, after = found.values()
+                found[key].append(value)
+        sides.reverse()  # neither is always the first of a turn
     print("| place | in flight | | before | after | after / before |")
     print("|---|---:|---|---:|---:|---:|")
-    for place, in_flight, name in before:
-        values = after.get((place, in_flight, name))
-        if values:
-            was, now = statistics.median(before[place, in_flight, name]), statistics.median(values)
-            ratio = f"{now / was:.2f}" if was else ""
-            print(f"| {place} | {in_flight} | {name} | {was:.1f} | {now:.1f} | {ratio} |")
+    for key in [key for key in before if key in after]:
+        was, now = statistics.median(before[key]), statistics.median(after[key])
+        ratio = f"{now / was:.2f}" if was else ""
+        place, in_flight, name = key
+        print(f"| {place} | {in_flight} | {name} | {was:.1f} | {now:.1f} | {ratio} |")
 
 
 if __name__ == "__main__":

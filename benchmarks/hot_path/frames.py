@@ -1,9 +1,10 @@
 """Count the Python frames and C calls of a request: `python -m benchmarks.hot_path.frames`.
 
-It counts what `sys.setprofile` reports on every thread of one process, from the bytes of a request
-to those of its response: each call of a Python function, each resumption of a coroutine or
-generator, and each call of a C function, without the frames of this benchmark. The counts depend on
-the code and hardly on the machine, so they show what is lost in the noise of times.
+It counts what `sys.setprofile` reports on the event loop's thread and those of the lanes, in one
+process, from the bytes of a request to those of its response: each call of a Python function, each
+resumption of a coroutine or generator, and each call of a C function from Python. Calls that this
+benchmark's own functions make are left out, and there is no gRPC. The counts depend on the code and
+hardly on the machine, so they show what is lost in the noise of times.
 """
 
 from __future__ import annotations

@@ -87,13 +87,13 @@ async def measure_messages(lanes: Lanes) -> dict[str, float]:
 
 
 def _by_thread(in_flight: int, runs: Repeats, messages: dict[str, float]) -> list[Breakdown]:
-    stages = runs.stage_us()
+    stages, calls = runs.stage_us(), runs.calls()
     executing = {name: us for name, us in stages.items() if name in _EXECUTION_NAMES}
     on_loop = {name: us for name, us in stages.items() if name not in _EXECUTION_NAMES}
     rate = rate_of(runs.plain)
     loop_us = per_request_us(runs.plain, lambda sent: sent.loop_ns)
     others_us = per_request_us(runs.plain, lambda sent: sent.process_ns - sent.loop_ns)
     return [
-        broken_down("event loop", in_flight, rate, loop_us, {**messages, **on_loop}),
-        broken_down("lanes' threads", in_flight, rate, others_us, executing),
+        broken_down("event loop", in_flight, rate, loop_us, {**messages, **on_loop}, calls),
+        broken_down("lanes' threads", in_flight, rate, others_us, executing, calls),
     ]

@@ -29,6 +29,7 @@ class Breakdown:
         place: the thread or process that they are of.
         whole_us: measured without looking at stages.
         stages_us: adds up to `whole_us`, with REST.
+        calls: how often a request calls the functions of a stage, where stages were measured.
     """
 
     place: str
@@ -36,6 +37,7 @@ class Breakdown:
     requests_per_s: float
     whole_us: float
     stages_us: dict[str, float]
+    calls: dict[str, float]
 
 
 def alone(function: Callable[[], object]) -> float:
@@ -68,6 +70,7 @@ class Repeats:
         self._overhead = overhead
         self.plain: list[Sent] = []
         self._by_stage: list[dict[str, float]] = []
+        self._calls: list[dict[str, float]] = []
 
     async def run_plain(self, infer: Infer, in_flight: int, requests: int) -> Sent:
         """Send the requests as a client would."""
@@ -82,11 +85,17 @@ class Repeats:
             sent = await send(infer, in_flight, requests)
         found = stopwatch.ns_by_stage(self._overhead)
         self._by_stage.append({n: ns / sent.requests / NS_PER_US for n, ns in found.items()})
+        calls = stopwatch.calls_by_stage()
+        self._calls.append({name: each / sent.requests for name, each in calls.items()})
         return sent
 
     def stage_us(self) -> dict[str, float]:
         """Get the medians of all stages."""
         return medians(self._by_stage)
+
+    def calls(self) -> dict[str, float]:
+        """Get how often a request calls each stage, medians."""
+        return medians(self._calls)
 
 
 def medians(found: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -110,8 +119,10 @@ def broken_down(  # noqa: PLR0917 - the fields of a breakdown
     rate: float,
     whole_us: float,
     stages_us: dict[str, float],
+    calls: dict[str, float],
     rest: str = REST,
 ) -> Breakdown:
     """Complete the stages with what is left of the whole, under the name `rest`."""
     left_us = whole_us - sum(stages_us.values())
-    return Breakdown(place, in_flight, rate, whole_us, {**stages_us, rest: left_us})
+    called = {name: calls[name] for name in stages_us if name in calls}
+    return Breakdown(place, in_flight, rate, whole_us, {**stages_us, rest: left_us}, called)

@@ -57,6 +57,7 @@ class _Runs:
         self.plain: list[Sent] = []
         self.loop_us: list[float] = []
         self.stages_us: list[dict[str, float]] = []
+        self.calls: list[dict[str, float]] = []
         self.threads: list[dict[str, list[float]]] = []
 
     async def run(self, server: Child, infer: Infer, in_flight: int, requests: int) -> None:
@@ -75,8 +76,9 @@ class _Runs:
         server.say("measured")
         sent = await send(infer, in_flight, requests)
         per_request = sent.requests * NS_PER_US
-        stages = (await server.report())["stages_ns"]
-        self.stages_us.append({name: ns / per_request for name, ns in stages.items()})
+        report = await server.report()
+        self.stages_us.append({n: ns / per_request for n, ns in report["stages_ns"].items()})
+        self.calls.append({n: each / sent.requests for n, each in report["calls"].items()})
 
     def shares(self, in_flight: int) -> Iterator[ThreadShare]:
         """Get the threads' shares, the busiest first; those that did nothing are left out."""
@@ -130,7 +132,9 @@ def _broken_down(in_flight: int, runs: _Runs, messages: dict[str, float]) -> Bre
     on_loop = {name: us for name, us in stages.items() if name not in _EXECUTION_NAMES}
     loop_us = statistics.median(runs.loop_us)
     rate = rate_of(runs.plain)
-    return broken_down("loop over gRPC", in_flight, rate, loop_us, {**messages, **on_loop}, REST)
+    stages = {**messages, **on_loop}
+    calls = medians(runs.calls)
+    return broken_down("loop over gRPC", in_flight, rate, loop_us, stages, calls, REST)
 
 
 async def _infer_with(channel: grpc.aio.Channel, name: str) -> Infer:

@@ -39,6 +39,7 @@ class _Runs:
         self.loop_us: list[float] = []
         self.others_us: list[float] = []
         self.stages_us: list[dict[str, float]] = []
+        self.calls: list[dict[str, float]] = []
 
     async def run(self, engine: Child, infer: Infer, in_flight: int, requests: int) -> None:
         """Send the requests once plain and once with a look at the stages of both processes."""
@@ -50,8 +51,9 @@ class _Runs:
         self.others_us.append((report["process_ns"] - report["loop_ns"]) / per_request)
         engine.say("measured")
         await self.front.run_measured(infer, in_flight, requests)
-        stages = (await engine.report())["stages_ns"]
-        self.stages_us.append({name: ns / per_request for name, ns in stages.items()})
+        report = await engine.report()
+        self.stages_us.append({n: ns / per_request for n, ns in report["stages_ns"].items()})
+        self.calls.append({n: each / sent.requests for n, each in report["calls"].items()})
 
 
 @asynccontextmanager
@@ -98,13 +100,14 @@ async def measure(
 def _by_process(in_flight: int, runs: _Runs, messages: dict[str, float]) -> list[Breakdown]:
     plain = runs.front.plain
     rate = rate_of(plain)
-    stages = medians(runs.stages_us)
+    stages, calls = medians(runs.stages_us), medians(runs.calls)
     executing = {name: us for name, us in stages.items() if name in _EXECUTION_NAMES}
     on_loop = {name: us for name, us in stages.items() if name not in _EXECUTION_NAMES}
     front_us = per_request_us(plain, lambda sent: sent.process_ns)
     loop_us, others_us = statistics.median(runs.loop_us), statistics.median(runs.others_us)
+    in_front = {**messages, **runs.front.stage_us()}
     return [
-        broken_down("front end", in_flight, rate, front_us, {**messages, **runs.front.stage_us()}),
-        broken_down("engine's loop", in_flight, rate, loop_us, on_loop),
-        broken_down("engine's lanes", in_flight, rate, others_us, executing),
+        broken_down("front end", in_flight, rate, front_us, in_front, runs.front.calls()),
+        broken_down("engine's loop", in_flight, rate, loop_us, on_loop, calls),
+        broken_down("engine's lanes", in_flight, rate, others_us, executing, calls),
     ]

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.hot_path.frames import Frames
 from benchmarks.hot_path.measuring import Breakdown
 from benchmarks.hot_path.over_grpc import ThreadShare
+from benchmarks.hot_path.stages import LAUNCH, TURN
 from benchmarks.hot_path.stopwatch import Overhead
 from benchmarks.hot_path.transports import Floor
 
@@ -74,7 +75,8 @@ def as_markdown(facts: Facts, result: Result) -> str:
         "CPU microseconds of one request of one row, medians. The stages and the last line but "
         "one add up to the whole, which was measured without a look at them. Measuring added "
         f"{facts.overhead_ns[0]:.0f} ns to a stage for each call and {facts.overhead_ns[1]:.0f} ns "
-        "for each stage it called, which were taken off.",
+        "for each stage it called, which were taken off. Requests per launch and turns waited "
+        "are counted in the runs with a look at the stages.",
     ]
     parts += (
         _table(place, [each for each in found if each.place == place])
@@ -95,6 +97,10 @@ def _table(place: str, found: Sequence[Breakdown]) -> str:
     )
     lines.append(_row("**whole**", [each.whole_us for each in found], 1))
     lines.append(_row("requests/s", [each.requests_per_s for each in found], 0))
+    if LAUNCH in found[0].calls:
+        lines.append(_row("requests per launch", [1 / each.calls[LAUNCH] for each in found], 1))
+    if TURN in found[0].calls:
+        lines.append(_row("turns waited", [each.calls[TURN] for each in found], 1))
     return "\n".join(lines)
 
 
@@ -115,6 +121,8 @@ def _threads_table(threads: Sequence[ThreadShare]) -> str:
     for name in dict.fromkeys(each.name for each in threads):
         row = [_thread_cell(cells.get((name, each))) for each in in_flight]
         lines.append(f"| {name} | " + " | ".join(row) + " |")
+    whole = [sum(each.cpu_us for each in threads if each.in_flight == n) for n in in_flight]
+    lines.append(_row("**whole process**", whole, 0))
     return "\n".join(lines)
 
 

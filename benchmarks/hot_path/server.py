@@ -68,6 +68,7 @@ class _Reporter:
                     "loop_ns": loop_ns,
                     "process_ns": process_ns,
                     "stages_ns": stages,
+                    "calls": self._stopwatch.calls_by_stage(),
                     "threads": threads,
                 }
                 print(json.dumps(answer), flush=True)

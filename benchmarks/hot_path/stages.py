@@ -23,6 +23,9 @@ from lanewise.scheduler.registry import ModelRegistry
 from lanewise.scheduler.routing import Router
 from lanewise.telemetry.metrics import Metrics
 
+LAUNCH = "launch: build batch, hand over"
+TURN = "yield the core (sched_yield)"
+
 RPC = (
     Stage("find model, count the request", ModelRegistry, "resolve"),
     Stage("options", service, "read_parameters"),
@@ -43,7 +46,7 @@ LANES = (
     Stage("gather requests", Gathering, "_look"),
     Stage("choose (policy and core)", Scheduler, "tick"),
     Stage("launch: carry out", RequestFlow, "_carry_out"),
-    Stage("launch: build batch, hand over", Launcher, "launch"),
+    Stage(LAUNCH, Launcher, "launch"),
     Stage("end of launch (core)", Scheduler, "_free_place"),
     Stage("deliver: end of launch", RequestFlow, "_finish"),
     Stage("deliver: cut rows", RequestFlow, "_deliver"),
@@ -51,7 +54,7 @@ LANES = (
     Stage("deliver: join, tell the caller", flow, "join"),
 )
 
-TURNS = (Stage("yield the core (sched_yield)", gathering.os, "sched_yield"),)
+TURNS = (Stage(TURN, gathering.os, "sched_yield"),)
 """With a client on another core: turns of the loop that wait for requests on their way in."""
 
 EXECUTION = (

@@ -27,7 +27,14 @@ def test_every_place_has_stages():
 
 @pytest.mark.parametrize("stage", EVERY_STAGE, ids=lambda stage: f"{stage.name}-{stage.attribute}")
 def test_every_stage_names_a_function(stage):
-    assert callable(getattr(stage.owner, stage.attribute))
+    assert callable(stage.function())
+
+
+def test_a_stage_whose_function_has_moved_is_named():
+    stage = Stage("decode", stages, "moved_away")
+
+    with pytest.raises(AttributeError, match=r"'decode': .*stages has no function 'moved_"):
+        stage.function()
 
 
 async def spend(stopwatch: Stopwatch) -> None:
