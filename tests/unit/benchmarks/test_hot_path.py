@@ -9,6 +9,7 @@ import pytest
 from benchmarks.hot_path import frames, stages
 from benchmarks.hot_path.in_process import MODELS, served
 from benchmarks.hot_path.requests import send
+from benchmarks.hot_path.samples import place_of, read_samples
 from benchmarks.hot_path.stopwatch import Stage, Stopwatch, measured
 from benchmarks.hot_path.threads import Threads
 
@@ -65,3 +66,29 @@ def test_threads_tell_what_they_took():
     taken = Threads.now().since(began)
 
     assert taken["event loop"].cpu_ns > 1_000_000
+
+
+SAMPLES = """
+ 7
+    ffffffff81 finish_task_switch.isra.0 ([kernel.kallsyms])
+    ffffffff82 schedule ([kernel.kallsyms])
+    ffffffff83 exit_to_user_mode_loop ([kernel.kallsyms])
+        f838f __GI___libc_write (/usr/lib/libc.so.6)
+
+ 7
+    ffffffff84 tcp_sendmsg ([kernel.kallsyms])
+    ffffffff85 __sys_sendmsg ([kernel.kallsyms])
+
+ 8
+        1829 grpc_core::Call::Start(grpc_op const*) (/lib/cygrpc.cpython-311-x86_64.so)
+"""
+
+
+def test_samples_count_for_a_library_or_a_system_call():
+    found = [(thread, place_of(stack)) for thread, stack in read_samples(SAMPLES)]
+
+    assert found == [
+        (7, "kernel: switched to another thread on the way back to user mode"),
+        (7, "kernel: sendmsg"),
+        (8, "cygrpc"),
+    ]
