@@ -3,9 +3,9 @@
 It counts what `sys.setprofile` reports on the event loop's thread and those of the lanes, in one
 process, from the bytes of a request to those of its response: each call of a Python function, each
 resumption of a coroutine or generator, and each call of a C function from Python. Calls that this
-benchmark's own functions make are left out, and there is no gRPC. The count of a lone request depends
-on the code alone, so it shows what is lost in the noise of times; with several in flight it also
-depends on how many of them share a launch.
+benchmark's own functions make are left out, and there is no gRPC. The count of a lone request
+depends on the code alone, so it shows what is lost in the noise of times; with several in flight it
+also depends on how many of them share a launch.
 """
 
 from __future__ import annotations
