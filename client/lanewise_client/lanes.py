@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from lanewise_client.protos import lanes_pb2
 from lanewise_client.results import (
@@ -22,6 +26,8 @@ from lanewise_client.results import (
     RowRange,
     ShapeRange,
 )
+
+_RecordT = TypeVar("_RecordT", bound=Any)
 
 _STATES = {
     lanes_pb2.LANE_STATE_IDLE: LaneState.IDLE,
@@ -60,22 +66,8 @@ def parse_route(response: lanes_pb2.ExplainRouteResponse) -> Route:
         admitted=response.admitted,
         reason=response.reason,
         rows=response.rows,
-        candidates=tuple(
-            Candidate(
-                candidate.profile_index, candidate.profile, candidate.admits, candidate.reason
-            )
-            for candidate in response.candidates
-        ),
-        launches=tuple(
-            PlannedLaunch(
-                launch.lane_id,
-                launch.profile,
-                launch.first_row,
-                launch.rows,
-                launch.padded_rows,
-            )
-            for launch in response.launches
-        ),
+        candidates=tuple(_record(Candidate, each) for each in response.candidates),
+        launches=tuple(_record(PlannedLaunch, each) for each in response.launches),
     )
 
 
@@ -84,77 +76,36 @@ def parse_costs(response: lanes_pb2.ListCostsResponse) -> ModelCosts:
     return ModelCosts(
         name=response.name,
         version=response.version,
-        launches=tuple(
-            LaunchCost(
-                profile_index=cost.profile_index,
-                profile=cost.profile,
-                rows=cost.rows,
-                bucket=cost.bucket,
-                typical_ns=cost.typical_ns,
-                safe_ns=cost.safe_ns,
-                samples=cost.samples,
-                behind_ns=cost.behind_ns,
-            )
-            for cost in response.launches
-        ),
-        pairs=tuple(
-            PairCost(
-                profile_index=pair.profile_index,
-                profile=pair.profile,
-                other_index=pair.other_index,
-                other=pair.other,
-                slowdown=pair.slowdown,
-                other_rows=pair.other_rows,
-            )
-            for pair in response.pairs
-        ),
+        launches=tuple(_record(LaunchCost, each) for each in response.launches),
+        pairs=tuple(_record(PairCost, each) for each in response.pairs),
     )
+
+
+def _record(kind: type[_RecordT], message: Message) -> _RecordT:
+    """Make a record of plain values from the fields of a message, which have the same names."""
+    names = (field.name for field in dataclasses.fields(kind))
+    record: _RecordT = kind(**{name: getattr(message, name) for name in names})
+    return record
 
 
 def _parse_lane(lane: lanes_pb2.Lane) -> Lane:
-    profile, counters = lane.profile, lane.counters
+    profile, graphs = lane.profile, None
+    if lane.HasField("graphs"):
+        graphs = LaneGraphs(lane.graphs.launches, dict(lane.graphs.misses), lane.graphs.held)
+    ranges = {
+        admitted.tensor: ShapeRange(tuple(admitted.min), tuple(admitted.opt), tuple(admitted.max))
+        for admitted in profile.ranges
+    }
     return Lane(
         lane_id=lane.id,
-        profile=Profile(
-            index=profile.index,
-            name=profile.name,
-            ranges={
-                admitted.tensor: ShapeRange(
-                    tuple(admitted.min), tuple(admitted.opt), tuple(admitted.max)
-                )
-                for admitted in profile.ranges
-            },
-            max_queue_delay_ms=profile.max_queue_delay_ms,
-        ),
+        profile=Profile(profile.index, profile.name, ranges, profile.max_queue_delay_ms),
         rows=RowRange(profile.min_rows, profile.opt_rows, profile.max_rows),
         state=_STATES.get(lane.state, LaneState.UNKNOWN),
-        counters=LaneCounters(
-            launches=counters.launches,
-            failed_launches=counters.failed_launches,
-            requests=counters.requests,
-            rows=counters.rows,
-            padded_rows=counters.padded_rows,
-            orphaned_rows=counters.orphaned_rows,
-            execution_ns=counters.execution_ns,
-            queue_ns=counters.queue_ns,
-            predicted_ns=counters.predicted_ns,
-        ),
+        counters=_record(LaneCounters, lane.counters),
         host_bytes=lane.host_bytes,
         device_bytes=lane.device_bytes,
-        memory=_parse_memory(lane.memory),
-        graphs=_parse_graphs(lane.graphs) if lane.HasField("graphs") else None,
+        memory=_record(LaneMemory, lane.memory),
+        graphs=LaneGraphs(graphs.launches, dict(graphs.misses), graphs.held)
+        if has_graphs
+        else None,
     )
-
-
-def _parse_memory(memory: lanes_pb2.LaneMemory) -> LaneMemory:
-    return LaneMemory(
-        pageable_bytes=memory.pageable_bytes,
-        pinned_bytes=memory.pinned_bytes,
-        tensor_bytes=memory.tensor_bytes,
-        scratch_bytes=memory.scratch_bytes,
-        graph_bytes=memory.graph_bytes,
-    )
-
-
-def _parse_graphs(graphs: lanes_pb2.LaneGraphs) -> LaneGraphs:
-    return LaneGraphs(launches=graphs.launches, misses=dict(graphs.misses), held=graphs.held)

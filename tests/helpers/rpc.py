@@ -27,7 +27,7 @@ from lanewise.rpc.engine_calls import EngineCalls, engine_calls
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.inference.observer import ignore_finished
 from lanewise.rpc.services import build_services
-from lanewise.scheduler.costs.report import CostReport, LaunchCost, PairCost
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import (
@@ -183,11 +183,15 @@ class EchoLanes:
             LaneStatus(2, WIDE, LaneState.RETIRED, LaneCounters(), RunnerMemory()),
         )
 
-    def cost_report(self) -> CostReport:
-        return CostReport(
-            launches=(LaunchCost(WIDE, 8, 2, typical_ns=9, safe_ns=10, samples=11, behind_ns=8),),
-            pairs=(PairCost(WIDE, NARROW, 1, 1.5),),
-        )
+    @property
+    def costs(self) -> CostTable:
+        costs = CostTable()
+        for took_ns in [9] * 9 + [10] * 2:
+            costs.record(WIDE.index, 8, 2, took_ns)
+        for _ in range(3):
+            costs.record(WIDE.index, 8, 2, 8, waited_ns=2)
+        costs.record_beside(WIDE.index, NARROW.index, 1, 1.5)
+        return costs
 
     def explain(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> RouteReport:
         if shapes.keys() != {"X"}:

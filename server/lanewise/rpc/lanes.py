@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any, cast
 
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import InvalidRequest
-from lanewise.model.runner_status import GraphCounts, RunnerMemory
 from lanewise.model.spec import Profile
 from lanewise.model.tensors import Shape
-from lanewise.scheduler.costs.report import LaunchCost, PairCost
 from lanewise.scheduler.registry import LocalLanes, ModelRegistry, ServedModel
-from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus, RouteReport
+from lanewise.scheduler.results import LaneState, LaneStatus, RouteReport
 from lanewise_client.protos import lanes_pb2 as pb
 
 _STATES = {
@@ -54,12 +53,38 @@ class LaneService:
 
     async def _list_costs(self, request: pb.ListCostsRequest) -> pb.ListCostsResponse:
         model = self._registry.resolve(request.name, request.version)
-        report = _local(model).cost_report()
+        lanes = _local(model)
+        profiles, costs = lanes.spec.profiles, lanes.costs
+        kinds = sorted(
+            costs.kinds(), key=lambda each: (each[0].profile, each[0].bucket, each[0].rows)
+        )
         return pb.ListCostsResponse(
             name=model.name,
             version=model.version,
-            launches=[_launch_cost(cost) for cost in report.launches],
-            pairs=[_pair_cost(cost) for cost in report.pairs],
+            launches=[
+                pb.LaunchCost(
+                    profile_index=kind.profile,
+                    profile=profiles[kind.profile].name,
+                    rows=kind.rows,
+                    bucket=kind.bucket,
+                    typical_ns=estimate.typical_ns,
+                    safe_ns=estimate.safe_ns,
+                    samples=len(estimate.samples_ns),
+                    behind_ns=estimate.behind_ns or 0,
+                )
+                for kind, estimate in kinds
+            ],
+            pairs=[
+                pb.PairCost(
+                    profile_index=pair.profile,
+                    profile=profiles[pair.profile].name,
+                    other_index=pair.other,
+                    other=profiles[pair.other].name,
+                    other_rows=pair.rows,
+                    slowdown=pair.slowdown,
+                )
+                for pair in sorted(costs.pairs())
+            ],
         )
 
 
@@ -79,15 +104,16 @@ def _shapes(request: pb.ExplainRouteRequest) -> dict[str, Shape]:
 
 
 def _lane(status: LaneStatus) -> pb.Lane:
+    # The messages name what these records hold as the records do.
     return pb.Lane(
         id=status.lane_id,
         profile=_profile(status.profile),
         state=_STATES[status.state],
-        counters=_counters(status.counters),
+        counters=pb.LaneCounters(**asdict(status.counters)),
         host_bytes=status.memory.host_bytes,
         device_bytes=status.memory.device_bytes,
-        memory=_memory(status.memory),
-        graphs=None if status.graphs is None else _graphs(status.graphs),
+        memory=pb.LaneMemory(**asdict(status.memory)),
+        graphs=None if status.graphs is None else pb.LaneGraphs(**asdict(status.graphs)),
     )
 
 
@@ -103,58 +129,6 @@ def _profile(profile: Profile) -> pb.Profile:
         min_rows=profile.rows.min,
         opt_rows=profile.rows.opt,
         max_rows=profile.rows.max,
-    )
-
-
-def _counters(counters: LaneCounters) -> pb.LaneCounters:
-    return pb.LaneCounters(
-        launches=counters.launches,
-        failed_launches=counters.failed_launches,
-        requests=counters.requests,
-        rows=counters.rows,
-        padded_rows=counters.padded_rows,
-        orphaned_rows=counters.orphaned_rows,
-        execution_ns=counters.execution_ns,
-        queue_ns=counters.queue_ns,
-        predicted_ns=counters.predicted_ns,
-    )
-
-
-def _memory(memory: RunnerMemory) -> pb.LaneMemory:
-    return pb.LaneMemory(
-        pageable_bytes=memory.pageable_bytes,
-        pinned_bytes=memory.pinned_bytes,
-        tensor_bytes=memory.tensor_bytes,
-        scratch_bytes=memory.scratch_bytes,
-        graph_bytes=memory.graph_bytes,
-    )
-
-
-def _graphs(counts: GraphCounts) -> pb.LaneGraphs:
-    return pb.LaneGraphs(launches=counts.launches, misses=counts.misses, held=counts.held)
-
-
-def _launch_cost(cost: LaunchCost) -> pb.LaunchCost:
-    return pb.LaunchCost(
-        profile_index=cost.profile.index,
-        profile=cost.profile.name,
-        rows=cost.rows,
-        bucket=cost.bucket,
-        typical_ns=cost.typical_ns,
-        safe_ns=cost.safe_ns,
-        samples=cost.samples,
-        behind_ns=cost.behind_ns,
-    )
-
-
-def _pair_cost(cost: PairCost) -> pb.PairCost:
-    return pb.PairCost(
-        profile_index=cost.profile.index,
-        profile=cost.profile.name,
-        other_index=cost.other.index,
-        other=cost.other.name,
-        other_rows=cost.rows,
-        slowdown=cost.slowdown,
     )
 
 

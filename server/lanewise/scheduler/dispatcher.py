@@ -22,7 +22,6 @@ from lanewise.scheduler.cold_shapes import ColdShapes
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.costs.file import MeasuredModel
 from lanewise.scheduler.costs.measuring import MeasuredLane, measure_costs
-from lanewise.scheduler.costs.report import CostReport, report_costs
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.explanation import explain
 from lanewise.scheduler.flow import OVERTIME_S, Payload, RequestFlow
@@ -269,10 +268,6 @@ class Dispatcher:
             )
             for lane, runner in zip(self._scheduler.lanes, self._launcher.runners, strict=True)
         )
-
-    def cost_report(self) -> CostReport:
-        """Get what launches cost, as measured. Called on the event loop."""
-        return report_costs(self.spec, self.costs)
 
     def measured(self, source: str) -> MeasuredModel:
         """Get the model with its lanes and costs, which go on changing, for a cost file.

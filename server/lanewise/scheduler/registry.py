@@ -11,7 +11,7 @@ from lanewise.errors import Draining, ModelFailed, ModelLoading, ModelNotFound
 from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, Shape
-from lanewise.scheduler.costs.report import CostReport
+from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import InferResult, LaneStatus, RouteReport, WhenEnded
 
@@ -38,7 +38,8 @@ class LocalLanes(Lanes, Protocol):
 
     def status(self) -> tuple[LaneStatus, ...]: ...
 
-    def cost_report(self) -> CostReport: ...
+    @property
+    def costs(self) -> CostTable: ...
 
     def explain(
         self, shapes: Mapping[str, Shape], profile: str | int | None = None

@@ -25,7 +25,6 @@ from lanewise.errors import (
 )
 from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
-from lanewise.scheduler.costs.report import LaunchCost
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.request import RequestOptions
@@ -532,10 +531,10 @@ def test_costs_that_are_given_are_reported_and_not_measured_anew():
         spec = model(profile(0, (1, 1, 1)))
         async with dispatching(spec, costs=costs_of(5.0)) as (dispatcher, runners):
             assert not runners["p0"].batches
-            return dispatcher.cost_report(), spec
+            return list(dispatcher.costs.kinds())
 
-    report, spec = asyncio.run(scenario())
+    ((kind, estimate),) = asyncio.run(scenario())
 
-    assert report.launches == (
-        LaunchCost(spec.profiles[0], 1, 0, 5 * NS_PER_MS, 5 * NS_PER_MS, samples=1, behind_ns=0),
-    )
+    assert kind == (0, 1, 0)
+    assert estimate.typical_ns == estimate.safe_ns == 5 * NS_PER_MS
+    assert (len(estimate.samples_ns), estimate.behind_ns) == (1, None)

@@ -18,8 +18,12 @@ from lanewise.model.raw_contents import array_from_raw, raw_from_array
 from lanewise.model.regions import NO_PLACEMENTS, RegionSlice, RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, DType, Shape, TensorSpec, element_count, format_shape
-from lanewise.rpc.inference.parameters import refuse_output_parameters
-from lanewise.rpc.inference.region_parameters import REGION, read_slice, write_slice
+from lanewise.rpc.inference.parameters import (
+    REGION,
+    read_slice,
+    refuse_output_parameters,
+    write_slice,
+)
 from lanewise.scheduler.results import InferResult
 from lanewise_client.contents import read_typed
 from lanewise_client.datatypes import TYPED_LISTS

@@ -5,14 +5,19 @@ Others are ignored, as the protocol demands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from lanewise.errors import InvalidRequest, Unsupported
+from lanewise.errors import InvalidRegion, InvalidRequest, Unsupported
+from lanewise.model.regions import RegionSlice
 from lanewise_client.protos.inference_pb2 import InferParameter
 
 NS_PER_US = 1_000
+
+REGION = "shared_memory_region"
+OFFSET = "shared_memory_offset"
+BYTE_SIZE = "shared_memory_byte_size"
 
 FINAL_RESPONSE = "triton_final_response"
 """The parameter that marks the last response to a request of a stream."""
@@ -23,7 +28,6 @@ _INTEGER = ("int64_param", "uint64_param")
 _TEXT = ("string_param",)
 _BOOL = ("bool_param",)
 
-_Value = str | int | bool | float
 _Parameters = Mapping[str, InferParameter]
 
 
@@ -56,19 +60,36 @@ def read_parameters(parameters: _Parameters) -> RequestParameters:
         InvalidRequest: a value of the wrong type or out of range; a reserved name.
         Unsupported: sequences.
     """
-    options = _DEFAULTS
     if not parameters:
-        return options
+        return _DEFAULTS
+    read: dict[str, Any] = {}
     for name, parameter in parameters.items():
-        read = _READERS.get(name)
-        if read is not None:
-            options = read(options, name, parameter)
-        elif name.startswith("triton_"):
-            raise InvalidRequest(
-                f"request parameter '{name}': names with 'triton_' are reserved, and "
-                f"'{_MARKS_FINAL}' is the only one known"
-            )
-    return options
+        match name:
+            case "profile":
+                read["profile"] = _value(name, parameter, _TEXT + _INTEGER)
+            case "priority":  # 0 stands for the model's default, as in Triton
+                read["priority"] = _non_negative(name, parameter)
+            case "timeout":  # 0 stands for none, as in Triton
+                read["timeout_ns"] = _non_negative(name, parameter) * NS_PER_US or None
+            case "latency_target_us":
+                read["target_ns"] = _non_negative(name, parameter) * NS_PER_US or None
+            case "binary_data_output":
+                read["raw_outputs"] = bool(_value(name, parameter, _BOOL))
+            case "sequence_id" | "sequence_start" | "sequence_end":
+                allowed = _INTEGER + _TEXT if name == "sequence_id" else _BOOL
+                if _value(name, parameter, allowed):  # 0, "" and false stand for no sequence
+                    raise Unsupported(
+                        f"request parameter '{name}': sequences are not offered; send requests "
+                        "that do not depend on each other"
+                    )
+            case _ if name == _MARKS_FINAL:
+                _value(name, parameter, _BOOL)
+            case _ if name.startswith("triton_"):
+                raise InvalidRequest(
+                    f"request parameter '{name}': names with 'triton_' are reserved, and "
+                    f"'{_MARKS_FINAL}' is the only one known"
+                )
+    return RequestParameters(**read)
 
 
 def wants_final_mark(parameters: _Parameters) -> bool:
@@ -89,89 +110,63 @@ def refuse_output_parameters(parameters: _Parameters, title: str) -> None:
         )
 
 
-def _value(name: str, parameter: InferParameter, allowed: tuple[str, ...]) -> _Value:
+def _value(name: str, parameter: InferParameter, allowed: tuple[str, ...]) -> Any:  # noqa: ANN401
     kind = parameter.WhichOneof("parameter_choice")
     if kind not in allowed:
         raise InvalidRequest(
             f"request parameter '{name}': {kind or 'no value'}, but it takes {' or '.join(allowed)}"
         )
-    return cast(_Value, getattr(parameter, kind))
-
-
-def _profile(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
-    value = cast(str | int, _value(name, parameter, _TEXT + _INTEGER))
-    return replace(options, profile=value)
-
-
-def _timeout(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
-    # 0 stands for no timeout, as in Triton.
-    timeout_us = _non_negative(name, parameter)
-    return replace(options, timeout_ns=timeout_us * NS_PER_US if timeout_us else None)
-
-
-def _priority(
-    options: RequestParameters, name: str, parameter: InferParameter
-) -> RequestParameters:
-    # 0 stands for the model's default, as in Triton.
-    return replace(options, priority=_non_negative(name, parameter))
-
-
-def _target(options: RequestParameters, name: str, parameter: InferParameter) -> RequestParameters:
-    # 0 stands for the model's target, as in the parameters above.
-    target_us = _non_negative(name, parameter)
-    return replace(options, target_ns=target_us * NS_PER_US if target_us else None)
-
-
-def _typed_outputs(
-    options: RequestParameters, name: str, parameter: InferParameter
-) -> RequestParameters:
-    return replace(options, raw_outputs=bool(_value(name, parameter, _BOOL)))
-
-
-def _bool_only(
-    options: RequestParameters, name: str, parameter: InferParameter
-) -> RequestParameters:
-    _value(name, parameter, _BOOL)
-    return options
-
-
-def _sequence_id(
-    options: RequestParameters, name: str, parameter: InferParameter
-) -> RequestParameters:
-    return _refuse_sequence(options, name, _value(name, parameter, _INTEGER + _TEXT))
-
-
-def _sequence_flag(
-    options: RequestParameters, name: str, parameter: InferParameter
-) -> RequestParameters:
-    return _refuse_sequence(options, name, _value(name, parameter, _BOOL))
-
-
-def _refuse_sequence(options: RequestParameters, name: str, value: _Value) -> RequestParameters:
-    # Zero, the empty text and false stand for no sequence.
-    if value:
-        raise Unsupported(
-            f"request parameter '{name}': sequences are not offered; send requests that do "
-            "not depend on each other"
-        )
-    return options
+    return getattr(parameter, kind)
 
 
 def _non_negative(name: str, parameter: InferParameter) -> int:
-    value = cast(int, _value(name, parameter, _INTEGER))
+    value: int = _value(name, parameter, _INTEGER)
     if value < 0:
         raise InvalidRequest(f"request parameter '{name}': {value}, but it cannot be negative")
     return value
 
 
-_READERS: dict[str, Callable[[RequestParameters, str, InferParameter], RequestParameters]] = {
-    "profile": _profile,
-    "timeout": _timeout,
-    "priority": _priority,
-    "latency_target_us": _target,
-    "binary_data_output": _typed_outputs,
-    "sequence_id": _sequence_id,
-    "sequence_start": _sequence_flag,
-    "sequence_end": _sequence_flag,
-    _MARKS_FINAL: _bool_only,
-}
+def read_slice(parameters: _Parameters, title: str) -> RegionSlice | None:
+    """Get the slice of shared memory that the parameters of a tensor name; None if they name none.
+
+    Args:
+        parameters: of an input or of a requested output.
+        title: begins the text of an error.
+
+    Raises:
+        InvalidRequest: a parameter is of the wrong type, or missing beside another.
+        InvalidRegion: an offset or a size below 0.
+    """
+    if REGION not in parameters:
+        for name in (OFFSET, BYTE_SIZE):
+            if name in parameters:
+                raise InvalidRequest(f"{title}: '{name}' without '{REGION}'; name the region, too")
+        return None
+    kind = parameters[REGION].WhichOneof("parameter_choice")
+    if kind != "string_param":
+        raise InvalidRequest(f"{title}: '{REGION}' is {kind}, but it takes string_param")
+    if BYTE_SIZE not in parameters:
+        raise InvalidRequest(f"{title}: '{REGION}' without '{BYTE_SIZE}'; say how many bytes it is")
+    offset = _slice_integer(parameters, OFFSET, title) if OFFSET in parameters else 0
+    byte_size = _slice_integer(parameters, BYTE_SIZE, title)
+    return RegionSlice(parameters[REGION].string_param, offset, byte_size)
+
+
+def write_slice(parameters: _Parameters, where: RegionSlice) -> None:
+    """Name a slice in the parameters of an output of a response."""
+    parameters[REGION].string_param = where.region
+    parameters[BYTE_SIZE].int64_param = where.byte_size
+    if where.offset:
+        parameters[OFFSET].int64_param = where.offset
+
+
+def _slice_integer(parameters: _Parameters, name: str, title: str) -> int:
+    kind = parameters[name].WhichOneof("parameter_choice")
+    if kind not in _INTEGER:
+        raise InvalidRequest(
+            f"{title}: '{name}' is {kind or 'no value'}, but it takes {' or '.join(_INTEGER)}"
+        )
+    value = int(getattr(parameters[name], kind))
+    if value < 0:
+        raise InvalidRegion(f"{title}: '{name}' is {value}, but it cannot be negative")
+    return value
