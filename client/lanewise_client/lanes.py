@@ -105,7 +105,5 @@ def _parse_lane(lane: lanes_pb2.Lane) -> Lane:
         host_bytes=lane.host_bytes,
         device_bytes=lane.device_bytes,
         memory=_record(LaneMemory, lane.memory),
-        graphs=LaneGraphs(graphs.launches, dict(graphs.misses), graphs.held)
-        if has_graphs
-        else None,
+        graphs=graphs,
     )

@@ -27,7 +27,7 @@ from lanewise.rpc.engine_calls import EngineCalls, engine_calls
 from lanewise.rpc.health import HealthService
 from lanewise.rpc.inference.observer import ignore_finished
 from lanewise.rpc.services import build_services
-from lanewise.scheduler.costs.table import CostTable
+from lanewise.scheduler.costs.table import CostTable, Kind
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import (
@@ -186,10 +186,7 @@ class EchoLanes:
     @property
     def costs(self) -> CostTable:
         costs = CostTable()
-        for took_ns in [9] * 9 + [10] * 2:
-            costs.record(WIDE.index, 8, 2, took_ns)
-        for _ in range(3):
-            costs.record(WIDE.index, 8, 2, 8, waited_ns=2)
+        costs.restore(Kind(WIDE.index, 8, 2), [9] * 9 + [10] * 2, [8] * 3)
         costs.record_beside(WIDE.index, NARROW.index, 1, 1.5)
         return costs
 
