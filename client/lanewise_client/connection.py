@@ -52,7 +52,6 @@ class Connection:
         self._methods = _methods_on(self._channel)
 
     def close(self) -> None:
-        """Close the channel; calls in flight fail."""
         self.rules.is_closed = True
         self._channel.close()
 
@@ -96,7 +95,6 @@ class AsyncConnection:
         self._methods = _methods_on(self._channel)
 
     async def close(self) -> None:
-        """Close the channel; calls in flight fail."""
         self.rules.is_closed = True
         await self._channel.close()
 

@@ -62,7 +62,6 @@ class SharedMemory:
 
     @property
     def is_closed(self) -> bool:
-        """Whether `close` was called."""
         return not self._remove.alive
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
@@ -93,7 +92,6 @@ class SharedMemory:
         return offset if is_inside and is_plain and is_little else None
 
     def view(self, offset: int, nbytes: int) -> memoryview:
-        """View some bytes."""
         return self._bytes[offset : offset + nbytes].data
 
     def close(self) -> None:

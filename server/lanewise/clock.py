@@ -25,17 +25,13 @@ class Timer(Protocol):
 class Clock(Protocol):
     """Monotonic time in integer nanoseconds, and the two ways to wait for it."""
 
-    def now_ns(self) -> int:
-        """Tell the time; never goes backwards."""
-        ...
+    def now_ns(self) -> int: ...
 
     def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
         """Call `callback` once, at `when_ns` or soon after, on the caller's event loop."""
         ...
 
-    def block_for(self, duration_ns: int) -> None:
-        """Return after `duration_ns`; blocks the calling thread."""
-        ...
+    def block_for(self, duration_ns: int) -> None: ...
 
 
 class SystemClock:
@@ -101,7 +97,6 @@ class FineTimer:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Cancel the timer."""
         self.callback = None
 
 

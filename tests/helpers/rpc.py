@@ -25,7 +25,7 @@ from lanewise.model.spec import ModelSpec, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DYNAMIC, Array, DType, Shape, TensorSpec
 from lanewise.rpc.engine_calls import EngineCalls, engine_calls
 from lanewise.rpc.health import HealthService
-from lanewise.rpc.inference.observer import ignore_finished
+from lanewise.rpc.inference.service import ignore_finished
 from lanewise.rpc.services import build_services
 from lanewise.scheduler.costs.table import CostTable, Kind
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel

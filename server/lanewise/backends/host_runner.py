@@ -86,7 +86,6 @@ class InputBuffers:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by all buffers."""
         return sum(buffer.nbytes for buffer in self._buffers.values() if buffer is not None)
 
     def gather(self, batch: Batch) -> dict[str, Array]:
@@ -107,7 +106,6 @@ class InputBuffers:
         return inputs
 
     def close(self) -> None:
-        """Release the memory."""
         self._buffers = {}
 
     def _stack(self, name: str, pieces: Sequence[Piece], shape: Shape) -> Array:

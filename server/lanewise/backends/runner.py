@@ -85,9 +85,7 @@ class Runner(Protocol):
     """
 
     @property
-    def profile(self) -> Profile:
-        """The profile this runner was made for."""
-        ...
+    def profile(self) -> Profile: ...
 
     @property
     def depth(self) -> int:
@@ -170,9 +168,7 @@ class Runner(Protocol):
         """
         ...
 
-    def memory(self) -> RunnerMemory:
-        """Report the bytes the buffers hold now."""
-        ...
+    def memory(self) -> RunnerMemory: ...
 
     def graph_counts(self) -> GraphCounts | None:
         """Report how often CUDA graphs were launched; None for a runner that uses none."""
@@ -240,7 +236,6 @@ class ProfileNeeds:
 
     @property
     def device_bytes(self) -> int:
-        """Device memory altogether."""
         return self.input_bytes + self.scratch_bytes
 
 

@@ -54,7 +54,6 @@ class RunnerThreads:
         return await done
 
     def stop(self) -> None:
-        """Let every thread finish its queue and exit."""
         for _ in self._threads:
             self._jobs.put(None)
 

@@ -29,7 +29,6 @@ class Buckets:
 
     @property
     def count(self) -> int:
-        """How many were added."""
         return int(self._counts.sum())
 
     @property
@@ -43,7 +42,6 @@ class Buckets:
         return self._total_ns / self.count if self.count else math.nan
 
     def add(self, latencies_ns: Sequence[int]) -> None:
-        """Count these."""
         if not len(latencies_ns):
             return
         values = np.asarray(latencies_ns, np.int64)
@@ -54,7 +52,6 @@ class Buckets:
         self._longest_ns = max(self._longest_ns, int(values.max()))
 
     def merge(self, other: Buckets) -> None:
-        """Count what `other` counted, too."""
         self._counts += other._counts
         self._total_ns += other._total_ns
         self._longest_ns = max(self._longest_ns, other._longest_ns)

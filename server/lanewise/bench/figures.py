@@ -73,7 +73,6 @@ class LoadFigures:
 
     @property
     def total(self) -> KindFigures:
-        """All requests together."""
         return self.kinds[0]
 
     def as_json(self) -> dict[str, Any]:

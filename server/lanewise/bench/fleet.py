@@ -172,8 +172,6 @@ def _gather(
 
 
 class _Gathering:
-    """Adds up the tallies of the processes."""
-
     def __init__(self, load: Load, seconds: float, kinds: int, processes: int) -> None:
         self.outcome = Outcome(
             load,

@@ -105,7 +105,6 @@ class KindTally:
     failures: Counter[str] = field(default_factory=Counter)
 
     def merge(self, other: KindTally) -> None:
-        """Count what `other` counted, too."""
         self.latencies.merge(other.latencies)
         self.good += other.good
         self.failures.update(other.failures)

@@ -40,7 +40,6 @@ class Recorder:
         self._is_giving_up = False
 
     def note_delay(self, due_ns: int, sent_ns: int) -> None:
-        """Note how late a request was sent."""
         if due_ns >= self._stage.measure_ns:
             self._delays.append(sent_ns - due_ns)
 

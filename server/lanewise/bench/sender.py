@@ -75,19 +75,15 @@ class ClosedLoop:
             time.sleep(min(until_ns - now_ns, REST_NS) / NS_PER_S)
 
     def in_flight(self) -> int:
-        """Count the calls that have not ended."""
         return sum(chain.call is not None for chain in self._chains)
 
     def give_up(self) -> None:
-        """Cancel the calls that have not ended."""
         for chain in self._chains:
             chain.give_up()
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """What the chains of a closed loop share."""
-
     payloads: list[bytes]
     kinds: list[int]
     timeout_s: float | None
@@ -110,7 +106,6 @@ class _Chain:
         self.call: _Call = None
 
     def send(self) -> None:
-        """Send the next request, if there is time left."""
         way = self._way
         self._due_ns = time.monotonic_ns()
         if self._due_ns >= way.end_ns:
@@ -122,7 +117,6 @@ class _Chain:
         self.call.add_done_callback(self._end)
 
     def give_up(self) -> None:
-        """Cancel the call in flight."""
         if self.call is not None:
             self._way.recorder.note_unanswered(self._kind)
             self.call.cancel()

@@ -92,7 +92,6 @@ class Arguments:
 
     @property
     def timing(self) -> Timing:
-        """How long each load takes."""
         return Timing(self.warmup_s, self.duration_s, self.grace_s)
 
 
@@ -332,7 +331,6 @@ def _line(figures: LoadFigures) -> str:
 
 
 def _table(loads: Sequence[LoadFigures]) -> Table:
-    """Make the table, without columns that repeat what others say."""
     kinds = [kind for load in loads for kind in load.kinds]
     left_out = set()
     if all(kind.good_per_s == kind.answered_per_s for kind in kinds):

@@ -165,7 +165,6 @@ class StoppableProgress(LoggedProgress):
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End the build at its next step."""
         self._stopped.set()
 
     def advance(self, phase: str, step: int) -> bool:

@@ -285,7 +285,6 @@ def _ms(time_ns: int) -> str:
 
 
 def _size(count: int) -> str:
-    """Write a number of bytes in the largest unit of which it is at least one; - for none."""
     if not count:
         return "-"
     unit = min((count.bit_length() - 1) // 10, len(_UNITS) - 1)

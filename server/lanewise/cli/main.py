@@ -62,7 +62,6 @@ class LazyCommand(click.Command):
         parent: click.Context | None = None,
         **extra: Any,  # noqa: ANN401 - whatever click hands on
     ) -> click.Context:
-        """Make the context of the real command."""
         command: click.Command = importlib.import_module(f"lanewise.cli.{self.name}").command
         return command.make_context(info_name, args, parent, **extra)
 

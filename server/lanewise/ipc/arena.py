@@ -44,7 +44,6 @@ class Arena:
 
     @property
     def blocks(self) -> int:
-        """How many blocks are in use."""
         return len(self._bits)
 
     def allocate(self, nbytes: int) -> int:

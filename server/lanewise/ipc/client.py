@@ -109,7 +109,6 @@ class Client:
             self._session.connection.send_later(Count(model, version, profile, error, latency_ns))
 
     def close(self) -> None:
-        """Send what there is to send, and end the link."""
         if self._session is not None:
             self._session.connection.close()
 
@@ -176,7 +175,6 @@ class FrontEndSession:
         in_regions: tuple[RegionTensor | None, ...],
         options: RequestOptions,
     ) -> Result:
-        """Run a request; see `Infer`."""
         self._require_engine()
         packed = self._writer.pack(inputs)
         call = next(self._calls)
@@ -185,7 +183,6 @@ class FrontEndSession:
         return result
 
     async def ask(self, method: str, request: bytes) -> bytes:
-        """Have a call answered; see `Ask`."""
         self._require_engine()
         call = next(self._calls)
         response: bytes = await self._send(call, Ask(call, method, request))
@@ -245,7 +242,6 @@ class FrontEndSession:
                     raise AssertionError(f"the engine sent {message}")
 
     def _pop(self, call: int) -> asyncio.Future[Any] | None:
-        """Get what waits for the end of a call; None if it has gone."""
         done = self._open.pop(call, None)
         return None if done is None or done.done() else done
 
@@ -278,7 +274,6 @@ class RemoteLanes:
     async def submit(
         self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
     ) -> InferResult:
-        """See `Lanes.submit`."""
         arrays, in_regions = _apart([inputs[tensor.name] for tensor in self.spec.inputs])
         result = await self._session.infer(self._model, arrays, in_regions, options)
         outputs = self._session.read(result, self.spec)

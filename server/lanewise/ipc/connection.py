@@ -66,7 +66,6 @@ class Connection(asyncio.Protocol):
             self._flushing = self._loop.call_later(LATER_S, self._flush)
 
     def close(self) -> None:
-        """Send what there is to send, and end the link."""
         if self._flushing is not None:
             self._flushing.cancel()
         self._flush()

@@ -72,7 +72,6 @@ class Server:
 
     @property
     def is_reachable(self) -> bool:
-        """Whether any front end takes calls."""
         return any(session.is_listening for session in list(self._sessions))
 
     def listen(self, host: str, port: int) -> int:
@@ -80,7 +79,6 @@ class Server:
         return port
 
     async def start(self) -> None:
-        """Begin to accept front ends."""
         self._listener.setblocking(False)
         self._accepting = asyncio.create_task(self._accept_all())
 

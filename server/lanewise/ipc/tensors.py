@@ -73,7 +73,6 @@ class TensorWriter:
         return Packed(block, nbytes, tuple(tensors))
 
     def free(self, packed_block: int) -> None:
-        """Take back a block the other end has done with."""
         self._arena.free(packed_block)
 
     def close(self) -> None:

@@ -80,7 +80,6 @@ class DeviceFacts:
 
     @property
     def title(self) -> str:
-        """Name and compute capability: "NVIDIA H200 sm_90"."""
         return f"{self.name} sm_{''.join(str(part) for part in self.compute_capability)}"
 
 
@@ -195,7 +194,6 @@ class CudaGraph:
         self.nbytes = nbytes
 
     def launch(self, stream: Stream) -> None:
-        """Run the captured work in `stream`."""
         check(cuda.cudaGraphLaunch(self._executable, stream.handle), "cudaGraphLaunch")
 
     def close(self) -> None:

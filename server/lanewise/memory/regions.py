@@ -42,13 +42,9 @@ class RegionMemory(Protocol):
         """Whether its owner has removed it for everybody."""
         ...
 
-    def read(self, offset: int, out: Array) -> None:
-        """Fill `out`, bytes, with what begins at `offset`."""
-        ...
+    def read(self, offset: int, out: Array) -> None: ...
 
-    def write(self, offset: int, data: memoryview) -> None:
-        """Copy `data`, bytes, to `offset`."""
-        ...
+    def write(self, offset: int, data: memoryview) -> None: ...
 
     def device_address(self, offset: int, byte_size: int) -> int | None:
         """Get where the device may copy these bytes from; None if they are to be read."""
@@ -121,7 +117,6 @@ class Regions:
         return found
 
     def close(self) -> None:
-        """Forget every region."""
         self._regions.clear()
 
     def read(self, tensor: RegionTensor) -> Array:

@@ -26,12 +26,10 @@ class RunnerMemory:
 
     @property
     def host_bytes(self) -> int:
-        """Everything in host memory."""
         return self.pageable_bytes + self.pinned_bytes
 
     @property
     def device_bytes(self) -> int:
-        """Everything in device memory."""
         return self.tensor_bytes + self.scratch_bytes + self.graph_bytes
 
 

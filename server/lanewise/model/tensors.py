@@ -68,7 +68,6 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        """The number of bytes of all elements."""
         return element_count(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> DeviceArray:
@@ -114,7 +113,6 @@ class TensorSpec:
 
     @property
     def dynamic_dims(self) -> tuple[int, ...]:
-        """Indexes of the dynamic dimensions."""
         return tuple(i for i, size in enumerate(self.shape) if size == DYNAMIC)
 
 

@@ -56,9 +56,7 @@ class Front(Protocol):
         """Whether clients can come in. May be asked from any thread."""
         ...
 
-    async def start(self) -> None:
-        """Begin to take calls in."""
-        ...
+    async def start(self) -> None: ...
 
     async def publish(self) -> None:
         """Tell clients what has become of the models."""
@@ -190,7 +188,6 @@ class App:
         leave_at_once(128 + number)  # what a shell reports of a process killed by it
 
     async def _load_and_wait(self, sources: list[ModelSource], front: Front) -> None:
-        """Load every model; return when the server is to stop."""
         async with asyncio.TaskGroup() as tasks:
             loading = tasks.create_task(self._load_all(sources, front))
             telling = tasks.create_task(self._tell_of_lost_lanes(front))
@@ -340,7 +337,6 @@ class App:
                 _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
 
     async def _drain(self, front: Front) -> None:
-        """Refuse new work, run the backlog for the grace period, then release everything."""
         grace_ns = int(self.settings.drain_grace_s * NS_PER_S)
         _log.info(
             "draining",
@@ -368,7 +364,6 @@ def _measured(dispatcher: Dispatcher) -> MeasuredModel:
 
 
 def _describe(profile: Profile, spec: ModelSpec) -> str:
-    """Write min/opt/max: of rows, or of shapes where rows are not counted."""
     rows = profile.rows
     if spec.batching:
         return f"{profile.name} {rows.min}/{rows.opt}/{rows.max}"

@@ -21,7 +21,6 @@ class ServeArguments:
     log_level: Literal["debug", "info", "warning", "error"]
 
     def with_settings(self, **changes: Any) -> ServeArguments:  # noqa: ANN401
-        """Get the same with some settings changed."""
         return replace(self, settings=replace(self.settings, **changes))
 
     def to_json(self) -> str:

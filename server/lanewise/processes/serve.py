@@ -43,7 +43,6 @@ def serve(arguments: ServeArguments) -> int:
 
 
 def _serve_here(arguments: ServeArguments) -> int:
-    """Serve in this process, over grpc.aio."""
     from lanewise.processes.app import App  # noqa: PLC0415
     from lanewise.processes.event_loop import run as run_on_loop  # noqa: PLC0415
     from lanewise.processes.signals import leave_at_once  # noqa: PLC0415

@@ -36,11 +36,9 @@ class HealthService:
         self._changed = asyncio.Condition()
 
     def methods(self) -> Mapping[str, Servicer]:
-        """Get the servicers by method."""
         return {"Check": self._check, "Watch": self._watch}
 
     async def publish(self, registry: ModelRegistry) -> None:
-        """Publish the states of the models; watchers get what changed."""
         statuses = dict.fromkeys(("", *self._services), _status(registry.is_ready))
         for model in registry:
             status = _status(model.is_ready)

@@ -28,7 +28,6 @@ class LaneService:
         self._registry = registry
 
     def methods(self) -> Mapping[str, Callable[[Any], Awaitable[Any]]]:
-        """Map the methods this service offers to what answers them."""
         return {
             "ListLanes": self._list_lanes,
             "ExplainRoute": self._explain_route,

@@ -26,7 +26,6 @@ class ReflectionService:
         )
 
     def methods(self) -> Mapping[str, Servicer]:
-        """Get the servicers by method."""
         return {"ServerReflectionInfo": self._info}
 
     async def _info(self, requests: AsyncIterator[Any], call: Call) -> None:

@@ -12,9 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 from lanewise.clock import Clock
 from lanewise.rpc.engine_calls import LANE_METHODS, LANE_SERVICE, REGION_METHODS, EngineCalls
 from lanewise.rpc.health import HEALTH_SERVICE, HealthService
-from lanewise.rpc.inference.observer import ignore_finished
 from lanewise.rpc.inference.region_access import RegionAccess
-from lanewise.rpc.inference.service import InferenceService
+from lanewise.rpc.inference.service import InferenceService, ignore_finished
 from lanewise.rpc.methods import Call, RpcMethod, Servicer, methods_of
 from lanewise.rpc.reflection import REFLECTION_SERVICE, ReflectionService
 from lanewise.scheduler.registry import ModelRegistry

@@ -35,9 +35,7 @@ class Transport(Protocol):
         """
         ...
 
-    async def start(self) -> None:
-        """Return once calls are accepted."""
-        ...
+    async def start(self) -> None: ...
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more calls; cancel those that are still open after `grace_s`."""
@@ -57,17 +55,14 @@ class RpcFront:
         self.is_reachable = False
 
     def listen(self, host: str, port: int) -> int:
-        """Bind the port of the server; see `Transport.listen`."""
         return self._transport.listen(host, port)
 
     async def start(self) -> None:
-        """Return once calls are accepted."""
         await self.publish()
         await self._transport.start()
         self.is_reachable = True
 
     async def publish(self) -> None:
-        """Publish the states of the models to health checks."""
         await self._health.publish(self._registry)
 
     async def close(self) -> None:

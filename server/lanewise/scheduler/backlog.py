@@ -52,7 +52,6 @@ class StackQueue:
         return list(itertools.accumulate(counted))
 
     def add(self, waiting: Request) -> None:
-        """Put a request where its urgency places it."""
         bisect.insort(self.entries, waiting, key=by_urgency)
         bisect.insort(self.by_owners.setdefault(waiting.owners, []), waiting, key=by_urgency)
         rows = waiting.rows_left
@@ -124,7 +123,6 @@ class Backlog:
         return iter(self.arrivals)
 
     def queue_of(self, waiting: Request) -> StackQueue:
-        """Get the queue in which a request waits."""
         return self.queues[waiting.stack_key, waiting.fits]
 
     def kin_of(self, waiting: Request) -> Collection[StackQueue]:
@@ -144,7 +142,6 @@ class Backlog:
         return found.values()
 
     def add(self, waiting: Request) -> None:
-        """Take in a request, or what is left of it."""
         key = (waiting.stack_key, waiting.fits)
         queue = self.queues.get(key)
         if queue is None:

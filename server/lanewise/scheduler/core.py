@@ -66,7 +66,6 @@ class Scheduler:
 
     @property
     def waiting_requests(self) -> int:
-        """Requests that have rows which were not launched."""
         return len(self._backlog)
 
     def arrive(self, request: Request, now_ns: int) -> list[Decision]:
@@ -143,7 +142,6 @@ class Scheduler:
         return decisions + self._reroute() + self.tick(now_ns)
 
     def tick(self, now_ns: int) -> list[Decision]:
-        """Expire and launch what is due."""
         if self._deadlines and self._deadlines[0][0] <= now_ns:
             return self._expire(now_ns) + self._choose(now_ns)
         return self._choose(now_ns)

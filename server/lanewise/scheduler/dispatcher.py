@@ -37,8 +37,7 @@ from lanewise.scheduler.results import (
     RouteReport,
     WhenEnded,
 )
-from lanewise.scheduler.routing import Route
-from lanewise.scheduler.shape_values import admit_values
+from lanewise.scheduler.routing import Route, admit_values
 from lanewise.settings.model import SchedulingSettings
 
 WhenArrived = Callable[[Mapping[str, Shape], RequestOptions, int], None]
@@ -112,12 +111,10 @@ class Dispatcher:
 
     @property
     def waiting_requests(self) -> int:
-        """Requests that have rows which were not launched."""
         return self._scheduler.waiting_requests + self._cold_shapes.waiting_requests
 
     @property
     def open_requests(self) -> int:
-        """Requests that have not ended, waiting or in flight."""
         return self._flow.open_requests + len(self._cold_requests) + self._regions.open_requests
 
     async def warm_up(self) -> None:
@@ -213,7 +210,6 @@ class Dispatcher:
         return self._flow.begin(request)
 
     def _begin_cold(self, request: Request, shapes: Mapping[str, Shape]) -> Callable[[], None]:
-        """Begin a request as soon as a lane has been prepared for its shapes."""
         cancel_warm: Callable[[], None] | None = None
 
         async def wait_and_begin() -> None:

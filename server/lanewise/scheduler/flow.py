@@ -84,7 +84,6 @@ class RequestFlow:
 
     @property
     def open_requests(self) -> int:
-        """Requests that have not ended, waiting or in flight."""
         return len(self._requests)
 
     def begin(self, request: Request) -> Callable[[], None]:
@@ -118,7 +117,6 @@ class RequestFlow:
             self._carry_out(self._scheduler.cancel(request, self._clock.now_ns()))
 
     async def drain(self, grace_ns: int) -> int:
-        """Refuse new requests and run those that wait; see `Dispatcher.drain`."""
         self._carry_out(self._scheduler.drain(self._clock.now_ns()))
         if self._requests:
             self._nothing_open.clear()
@@ -135,7 +133,6 @@ class RequestFlow:
         return len(dropped) + len(stuck)
 
     def close(self) -> None:
-        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -208,7 +205,6 @@ class RequestFlow:
             self._carry_out(self._scheduler.finish(launch, now_ns, failure))
 
     def _deliver(self, launch: Launch, now_ns: int, outputs: Outputs) -> None:
-        """Give each request in the launch its rows of the outputs."""
         launched_ns = launch.launched_ns
         offset = 0
         for request, first_row, rows in launch.parts:
@@ -228,7 +224,6 @@ class RequestFlow:
             offset += rows
 
     def _end(self, end: End) -> None:
-        """Tell the caller of a request how it has ended."""
         request, failure, result = end.request, end.error, None
         self._leave(request)
         payload: Payload = request.payload

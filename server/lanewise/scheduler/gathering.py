@@ -61,7 +61,6 @@ class Gathering:
         self._turns_left = 0
 
     def note_arrival(self) -> None:
-        """Record that a request was admitted."""
         self._has_news = True
         if not self.is_gathering:
             self.is_gathering = True

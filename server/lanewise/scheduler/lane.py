@@ -41,7 +41,6 @@ class Lane:
 
     @property
     def has_room(self) -> bool:
-        """Whether it can take a launch now."""
         return len(self.in_flight) < self.depth and not self.is_retired
 
     @property

@@ -89,7 +89,6 @@ class Launcher:
         return (launch.lane.lane_id, launch.padded_rows, launch.bucket) in self._known_short
 
     async def wait_for_all(self) -> None:
-        """Return when nothing is in flight."""
         await self._nothing_in_flight.wait()
 
     async def close(self) -> bool:

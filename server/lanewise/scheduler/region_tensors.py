@@ -47,7 +47,6 @@ class RegionTensors:
 
     @property
     def open_requests(self) -> int:
-        """Requests that have not ended, those that are begun included."""
         return len(self._serving)
 
     def begin(

@@ -80,7 +80,6 @@ class ServedModel:
 
     @property
     def title(self) -> str:
-        """Name and version, for people."""
         return f"{self.name} {self.version or '-'}"
 
     @property
@@ -176,7 +175,6 @@ class ModelRegistry:
 
     @property
     def is_draining(self) -> bool:
-        """Whether `drain` was called."""
         return self._draining
 
     @property

@@ -20,11 +20,11 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
 from lanewise.model.spec import ModelSpec, Profile
-from lanewise.model.tensors import DYNAMIC, Shape, TensorSpec, format_shape
+from lanewise.model.tensors import DYNAMIC, Piece, Shape, TensorSpec, format_shape, on_host
 from lanewise.scheduler.costs.table import Bucket, bucket_of
 
 MAX_LAUNCHES = 1000
@@ -353,3 +353,45 @@ def _merge(limits: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _span(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
+
+
+def admit_values(route: Route, spec: ModelSpec, inputs: Mapping[str, Piece]) -> Route:
+    """Leave the profiles out of `route` that do not admit the values of the shape tensors.
+
+    Args:
+        route: of a request to the model, by its shapes.
+        spec: of the model.
+        inputs: of the request, by name. Only shape tensors are read.
+
+    Raises:
+        NoProfileAdmits: none is left; the message lists what each profile of `route` admits.
+    """
+    names = spec.profiles[0].values  # the same for every profile: a property of the plan
+    if not names:
+        return route
+    sent = {name: tuple(on_host(inputs[name]).reshape(-1).tolist()) for name in names}
+    problems = {index: _find_value_problem(spec.profiles[index], sent) for index in route.fits}
+    fits = tuple(index for index, problem in problems.items() if not problem)
+    if fits:
+        return replace(route, fits=fits)
+    listed = ", ".join(f"'{name}' {format_shape(values)}" for name, values in sent.items())
+    reasons = "".join(
+        f"\n  '{spec.profiles[index].name}' (index {index}): {problem}"
+        for index, problem in problems.items()
+    )
+    raise NoProfileAdmits(
+        f"model '{spec.name}': no profile that admits the request's shapes admits the values of "
+        f"its shape tensors, {listed}; send values within a range, or add a profile for "
+        f"these{reasons}"
+    )
+
+
+def _find_value_problem(profile: Profile, sent: Mapping[str, tuple[int, ...]]) -> str:
+    """Say which value `profile` does not admit; "" if it admits all."""
+    for name, values in sent.items():
+        limits = profile.values[name]
+        triples = zip(limits.min, values, limits.max, strict=True)
+        for place, (low, value, high) in enumerate(triples):
+            if not low <= value <= high:
+                return f"value {place} of '{name}' is {value}, it admits {low} to {high}"
+    return ""

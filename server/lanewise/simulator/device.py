@@ -65,7 +65,6 @@ class _Running:
 
     @property
     def lasts_ns(self) -> float:
-        """How long it still takes if nothing changes."""
         return self.left_ns * self.slowdown
 
 

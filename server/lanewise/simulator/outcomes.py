@@ -29,8 +29,6 @@ class KindOutcome:
 
 
 class _Open:
-    """A request that has not ended."""
-
     __slots__ = ("arrived_ns", "deadline_ns", "outcome")
 
     def __init__(self, outcome: KindOutcome, arrived_ns: int, deadline_ns: int | None) -> None:
@@ -49,7 +47,6 @@ class Outcomes:
 
     @property
     def open_requests(self) -> int:
-        """Requests that have not ended."""
         return len(self._open)
 
     @property
@@ -65,7 +62,6 @@ class Outcomes:
         }
 
     def arrive(self, number: int, arrival: Arrival, rows: int) -> None:
-        """Take note of a request that will end under `number`."""
         kind = (arrival.kind, None) if arrival.kind else (name_rows(rows), arrival.priority)
         outcome = self._kinds.get(kind)
         if outcome is None:
@@ -76,7 +72,6 @@ class Outcomes:
         self._open[number] = _Open(outcome, arrival.at_ns, deadline_ns)
 
     def complete(self, number: int, now_ns: int) -> None:
-        """Take note that a request got its outputs."""
         request = self._open.pop(number)
         request.outcome.latencies_ns.append(now_ns - request.arrived_ns)
         if request.deadline_ns is None or now_ns <= request.deadline_ns:
@@ -85,11 +80,9 @@ class Outcomes:
             request.outcome.late += 1
 
     def refuse(self, number: int) -> None:
-        """Take note that a request was turned away on arrival."""
         self._open.pop(number).outcome.refused += 1
 
     def expire(self, number: int) -> None:
-        """Take note that a request was given up while it waited."""
         self._open.pop(number).outcome.expired += 1
 
 

@@ -79,7 +79,6 @@ class Report:
     lanes: tuple[LaneReport, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Get the same as plain values, under the same names."""
         return dataclasses.asdict(self)
 
 

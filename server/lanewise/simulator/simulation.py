@@ -129,7 +129,6 @@ class _Simulation:
         self._timer_late_ns = 0
 
     def run(self, traffic: Iterable[Arrival]) -> Result:
-        """Serve `traffic` to its end."""
         arrivals = self._seen(traffic)
         seen_ns, arrival = next(arrivals, _NOTHING)
         began_ns = arrival.at_ns if arrival else 0

@@ -89,7 +89,6 @@ class TraceWriter:
             self._abandon()
 
     def close(self) -> None:
-        """Write what is buffered; nothing is recorded any more."""
         file, self._file = self._file, None
         if file is None:
             return

@@ -162,14 +162,12 @@ class Metrics(Collector):
         latencies.in_bucket[bisect_left(_BUCKETS_NS, latency_ns)] += 1
 
     def exposition(self) -> bytes:
-        """Get every metric in Prometheus' text format, version 0.0.4."""
         # The library writes counters as `..._total`, Triton does without; the samples
         # have the right name already.
         text = generate_latest(self._exported)
         return re.sub(rb"^# (HELP|TYPE) (nv_\w+)_total ", rb"# \1 \2 ", text, flags=re.MULTILINE)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric family; called by the library."""
         models = list(self._models)
         loaded = [snapshot for model in models if (snapshot := _snapshot(model)) is not None]
         yield _gauge(
@@ -316,7 +314,6 @@ _Samples = Iterable[tuple[Sequence[str], float]]
 
 
 def _sums(samples: _Samples) -> _Samples:
-    """Add up the values that have the same labels."""
     sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
     for labels, value in samples:
         sums[*labels] += value
@@ -331,7 +328,6 @@ def _gauge(name: str, text: str, label_names: Sequence[str], samples: _Samples) 
 
 
 def _counter(name: str, text: str, label_names: Sequence[str], samples: _Samples) -> Metric:
-    """Make a counter; only Triton's are called `name`, the others get `_total` after it."""
     if not name.startswith("nv_"):
         family = CounterMetricFamily(name, text, labels=label_names)
         for labels, value in samples:

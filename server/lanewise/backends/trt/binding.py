@@ -84,7 +84,6 @@ class Binding:
 
     @property
     def can_build(self) -> bool:
-        """Whether this edition has a builder."""
         return hasattr(self.module, "Builder")
 
     def dtype(self, trt_dtype: TrtObject, tensor: str) -> DType:

@@ -87,7 +87,6 @@ class Executor:
         return self._graphs.get((slot.index, work.key))
 
     def launch(self, graph: CudaGraph) -> None:
-        """Launch a graph that was found."""
         self._graphs.hits += 1
         graph.launch(self._stream)
 

@@ -48,7 +48,6 @@ class GraphCache:
         return len(self._graphs)
 
     def counts(self) -> GraphCounts:
-        """Report the counts. May be called from any thread."""
         misses = {reason.value: count for reason, count in self.misses.items()}
         return GraphCounts(self.hits, misses, len(self._graphs))
 
@@ -76,7 +75,6 @@ class GraphCache:
             self._drop(key)
 
     def close(self) -> None:
-        """Close every graph."""
         while self._graphs:
             self._drop(next(iter(self._graphs)))
 

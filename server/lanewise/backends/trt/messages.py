@@ -44,7 +44,6 @@ class OperationLines:
         return tuple(self._lines[Severity.INFO])
 
     def add(self, severity: Severity, text: str) -> None:
-        """Append a line."""
         self._lines[severity].append(text)
 
 
@@ -62,12 +61,10 @@ class Messages:
         self._collecting: list[OperationLines] = []
 
     def recent(self, severity: Severity) -> tuple[str, ...]:
-        """Get the last lines of `severity`, oldest first."""
         with self._lock:
             return tuple(self._recent[severity])
 
     def add(self, severity: Severity, text: str) -> None:
-        """Take a line from TensorRT."""
         text = text.strip()
         with self._lock:
             self._recent[severity].append(text)

@@ -122,12 +122,10 @@ class TrtRunner:
 
     @property
     def is_closed(self) -> bool:
-        """Whether `close` was called."""
         return self._is_closed
 
     @property
     def graphs(self) -> GraphCache:
-        """The graphs, for their counts."""
         return self._graphs
 
     def warm_up(self) -> None:

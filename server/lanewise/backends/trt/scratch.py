@@ -50,7 +50,6 @@ class Scratch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now."""
         return self._buffer.nbytes
 
     def join(self) -> int:

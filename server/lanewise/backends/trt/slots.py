@@ -66,12 +66,10 @@ class Slot:
 
     @property
     def host_bytes(self) -> int:
-        """Bytes of pinned memory."""
         return sum(buffer.nbytes for buffer in self._pinned.values())
 
     @property
     def device_bytes(self) -> int:
-        """Bytes of device memory."""
         return sum(buffer.nbytes for buffer in self._device.values())
 
     def reserve(self, shapes: Mapping[str, Shape]) -> None:
@@ -242,12 +240,10 @@ class FreeSlots:
         self._count = threading.Semaphore(len(slots))
 
     def take(self) -> Slot:
-        """Get a slot, waiting for one if all are in use."""
         self._count.acquire()
         return self._slots.popleft()
 
     def take_now(self) -> Slot | None:
-        """Get a slot; None if all are in use."""
         return self._slots.popleft() if self._count.acquire(blocking=False) else None
 
     def give_back(self, slot: Slot, *, next_again: bool = False) -> None:

@@ -97,11 +97,9 @@ class EdgeCall:
                 self._encoding = value
 
     def peer(self) -> str:
-        """See `Call.peer`."""
         return self._peer
 
     def time_remaining(self) -> float | None:
-        """See `Call.time_remaining`."""
         if self._deadline_s is None:
             return None
         return max(0.0, self._deadline_s - time.monotonic())
@@ -143,7 +141,6 @@ class EdgeCall:
         reader.finish()
 
     async def write(self, data: bytes) -> None:
-        """See `Call.write`."""
         try:
             if not self._response_started:
                 self._response_started = True
@@ -213,7 +210,6 @@ class EdgeCall:
 
     @property
     def task(self) -> asyncio.Task[Any]:
-        """What answers the call."""
         return self._task
 
     def _polled(self, poll: asyncio.Future[Event]) -> None:

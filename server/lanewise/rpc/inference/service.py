@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
@@ -11,12 +12,11 @@ from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.rpc.inference.codec import Codec, profile_names
 from lanewise.rpc.inference.metadata import describe_model
-from lanewise.rpc.inference.observer import error_name
 from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_parameters, wants_final_mark
 from lanewise.rpc.inference.region_access import RegionAccess
 from lanewise.rpc.inference.streams import answer_in_order
 from lanewise.rpc.methods import Call, Servicer, write
-from lanewise.rpc.status import REASON, settle
+from lanewise.rpc.status import REASON, reason_of, settle
 from lanewise.scheduler.registry import ModelRegistry, ModelState
 from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import WhenFinished
@@ -32,6 +32,18 @@ _TRITON_STATES = {
     ModelState.FAILED: "UNAVAILABLE",
     ModelState.DRAINING: "UNLOADING",
 }
+
+
+CANCELLED = "Cancelled"
+
+
+def ignore_finished(*_: object) -> None:
+    """Be the `WhenFinished` of a server that counts nothing."""
+
+
+def error_name(error_class: type[BaseException]) -> str:
+    """Name a class of errors for `WhenFinished`."""
+    return CANCELLED if issubclass(error_class, asyncio.CancelledError) else reason_of(error_class)
 
 
 class InferenceService:
@@ -51,7 +63,6 @@ class InferenceService:
         self._codecs: dict[tuple[str, str], Codec] = {}
 
     def methods(self) -> Mapping[str, Servicer]:
-        """Get the servicers by method."""
         return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,

@@ -16,7 +16,6 @@ class RegionService:
         self._regions = regions
 
     def methods(self) -> Mapping[str, Callable[[Any], Awaitable[Any]]]:
-        """Map the methods this service offers to what answers them."""
         return {
             "SystemSharedMemoryStatus": self._system_status,
             "SystemSharedMemoryRegister": self._system_register,

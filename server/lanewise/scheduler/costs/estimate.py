@@ -87,7 +87,6 @@ class Estimate:
 
     @property
     def behind_samples_ns(self) -> tuple[int, ...]:
-        """The latest times of those that waited, oldest first."""
         return tuple(self._behind.samples)
 
     def add(self, sample_ns: int, *, is_behind: bool = False) -> bool:

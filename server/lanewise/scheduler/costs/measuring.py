@@ -46,7 +46,6 @@ class MeasuredLane:
     threads: RunnerThreads
 
     async def run(self, batch: Batch) -> None:
-        """Execute `batch` as a launch would be."""
         await self.threads.call(functools.partial(self.runner.run, batch))
 
 

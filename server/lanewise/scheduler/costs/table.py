@@ -128,7 +128,6 @@ class CostTable:
         return estimate
 
     def restore(self, kind: Kind, samples_ns: Iterable[int], behind_ns: Iterable[int]) -> None:
-        """Record the samples that were kept of a kind, see `Estimate`."""
         for sample_ns in samples_ns:
             self.record(*kind, sample_ns)
         if estimate := self._estimates.get(kind):
@@ -197,11 +196,9 @@ class CostTable:
         return known
 
     def kinds(self) -> Iterable[tuple[Kind, Estimate]]:
-        """Get every kind that was measured."""
         return self._estimates.items()
 
     def pairs(self) -> Iterable[Disturbance]:
-        """Get everything that was measured of profiles that run side by side."""
         for (profile, other), known in self._beside.items():
             for rows, slowdown in known:
                 yield Disturbance(profile, other, rows, slowdown)

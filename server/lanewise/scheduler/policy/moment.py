@@ -119,7 +119,6 @@ class Moment:
         )
 
     def wait_ns(self, lane: Lane) -> int:
-        """How long until a launch of `lane` would start."""
         if not lane.in_flight:
             return 0
         # One that is overdue may be so for as long again: it is not free just now.

@@ -20,7 +20,6 @@ class LoggedProgress:
         self._outermost: set[str] = set()
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Record that a phase of so many steps begins."""
         if parent is None:
             self._outermost.add(phase)
             _log.info("build phase begins", phase=phase)
@@ -30,7 +29,6 @@ class LoggedProgress:
         return True
 
     def finish(self, phase: str) -> None:
-        """Record that a phase is over."""
         if phase in self._outermost:
             self._outermost.discard(phase)
             _log.info("build phase is over", phase=phase)

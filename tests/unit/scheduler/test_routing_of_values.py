@@ -17,8 +17,7 @@ from lanewise.model.spec import ModelSpec, ShapeRange
 from lanewise.model.tensors import DType, TensorSpec
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.scheduler.routing import Router
-from lanewise.scheduler.shape_values import admit_values
+from lanewise.scheduler.routing import Router, admit_values
 
 
 def with_sizes(*limits: tuple[tuple[int, int], tuple[int, int]]) -> ModelSpec:
