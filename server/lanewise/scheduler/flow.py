@@ -225,8 +225,8 @@ class RequestFlow:
 
     def _end(self, end: End) -> None:
         request, failure, result = end.request, end.error, None
-        self._leave(request)
         payload: Payload = request.payload
+        self._leave(request)
         if failure is None:
             try:
                 result = join(payload.runs, self._spec, was_cold=payload.was_cold)
@@ -237,6 +237,8 @@ class RequestFlow:
         payload.when_ended(result, failure)
 
     def _leave(self, request: Request) -> None:
+        # The scheduler may refer to a request until its deadline: its tensors go now.
+        request.payload = None
         self._requests.remove(request)
         if not self._requests:
             self._nothing_open.set()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -538,3 +540,22 @@ def test_costs_that_are_given_are_reported_and_not_measured_anew():
     assert kind == (0, 1, 0)
     assert estimate.typical_ns == estimate.safe_ns == 5 * NS_PER_MS
     assert (len(estimate.samples_ns), estimate.behind_ns) == (1, None)
+
+
+def test_the_tensors_of_a_request_are_let_go_at_its_end_and_not_at_its_deadline():
+    async def scenario():
+        async with dispatching(mission_model()) as (dispatcher, runners):
+            inputs = rows(1)
+            tensor = weakref.ref(inputs["X"])
+            far = RequestOptions(deadline_ns=SystemClock().now_ns() + 3600 * NS_PER_S)
+            task = asyncio.create_task(dispatcher.submit(inputs, far))
+            await started(runners["online"])
+            runners["online"].release()
+            await task
+            del inputs, task
+            runners["online"].batches.clear()
+            await asyncio.sleep(0.05)  # for the lane's thread to let go of its batch
+            gc.collect()
+            return tensor()
+
+    assert asyncio.run(scenario()) is None
