@@ -74,7 +74,7 @@ class _Buffers:
 
 
 class BareContext:
-    """A context for one profile and the shapes of `inputs`, for ever."""
+    """A context for one profile and the shapes of `inputs`, forever."""
 
     def __init__(self, engine: BareEngine, profile: int, inputs: Inputs) -> None:
         self._stream = device.Stream()

@@ -93,7 +93,7 @@ class _Run:
         self.ended_ns = 0
 
     async def serve(self, number: int, arrival: Arrival, base_ns: int) -> None:
-        """Submit one request and take note of its end."""
+        """Submit one request and record its end."""
         due_ns, sent_ns = base_ns + arrival.at_ns, time.monotonic_ns()
         self.lateness_ns.append(sent_ns - due_ns)
         self.outcomes.arrive(number, arrival, arrival.shapes[0][0])

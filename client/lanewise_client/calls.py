@@ -26,7 +26,7 @@ CLIENT_TIMEOUT: Literal[_Default.CLIENT_TIMEOUT] = _Default.CLIENT_TIMEOUT
 """Stands for the `timeout_s` the client was made with."""
 
 Timeout = float | None | Literal[_Default.CLIENT_TIMEOUT]
-"""Seconds that one call may take; None: for ever."""
+"""Seconds that one call may take; None: forever."""
 
 # gRPC takes a longer timeout, but its arithmetic overflows and the call fails at once.
 _LONGEST_TIMEOUT_S = 1e8
@@ -54,7 +54,7 @@ class Budget:
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def left_s(self) -> float | None:
-        """Get the seconds left, 0 or less if there are none; None: for ever."""
+        """Get the seconds left, 0 or less if there are none; None: forever."""
         return None if self._end is None else self._end - time.monotonic()
 
 
@@ -73,7 +73,7 @@ class CallRules:
         if timeout_s is not None and timeout_s <= 0:
             raise ValueError(
                 f"timeout_s is {timeout_s}, but must be a positive number of seconds, "
-                "or None to wait for ever"
+                "or None to wait forever"
             )
         _require_in_range(timeout_s)
         self._address = address
@@ -177,5 +177,5 @@ def _require_in_range(timeout_s: float | None) -> None:
     if timeout_s is not None and not timeout_s <= _LONGEST_TIMEOUT_S:
         raise ValueError(
             f"timeout_s is {timeout_s}, but must be at most {_LONGEST_TIMEOUT_S:g} seconds; "
-            "pass None to wait for ever"
+            "pass None to wait forever"
         )

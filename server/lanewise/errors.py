@@ -108,7 +108,7 @@ class DeviceLost(RunnerLost):
 
 
 class EngineLost(Unavailable):
-    """The process that runs the models ended before the request was done; another takes over."""
+    """The process that runs the models ended before the request was done; it is being restarted."""
 
 
 class ExecutionFailed(ServingError):

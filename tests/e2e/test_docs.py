@@ -33,7 +33,7 @@ ONLY_ON_A_DEVICE = {
     "lanewise_lane_graphs",
 }
 """Metrics without a sample, and so without labels, where no lane has a use for CUDA graphs."""
-MOST_PICTURE_BYTES = 100_000
+MAX_PICTURE_BYTES = 100_000
 ADDRESS_IN_TEXTS = "localhost:8001"
 
 
@@ -160,4 +160,4 @@ def test_the_pictures_of_the_scheduler_are_drawn_by_the_commands_beside_them(tmp
         assert CliRunner().invoke(cli, words[1:]).exit_code == 0
     assert drawn == re.findall(r"\(pictures/(\w+\.svg)\)", text)
     assert sorted(drawn) == sorted(path.name for path in tmp_path.iterdir())
-    assert all((PICTURES / name).stat().st_size < MOST_PICTURE_BYTES for name in drawn)
+    assert all((PICTURES / name).stat().st_size < MAX_PICTURE_BYTES for name in drawn)

@@ -295,24 +295,24 @@ async def _serving_by(
     observer: WhenFinished | None,
     regions: RegionCalls | None,
 ) -> AsyncIterator[Serving]:
-    hub = LentFrontEnds(
+    engine_server = LentFrontEnds(
         registry,
         observer or ignore_finished,
         engine_calls(registry, regions or Regions()),
         front_ends.listener,
     )
-    await hub.start()
+    await engine_server.start()
     address = f"127.0.0.1:{front_ends.port}"
 
     async def publish() -> None:
-        await front_ends.until_told(hub)
+        await front_ends.until_told(engine_server)
 
     try:
         await publish()
         async with new_channel(address) as channel:
             yield Serving(address, channel, None, publish)
     finally:
-        await hub.close()
+        await engine_server.close()
 
 
 @asynccontextmanager

@@ -71,15 +71,15 @@ async def _running_behind(
     front_ends: FrontEndProcesses, given: ServerSettings
 ) -> AsyncIterator[App]:
     """Run an engine in this event loop, behind front ends in processes of their own."""
-    hub = None
+    engine_server = None
 
     def front(registry, _, when_finished, engine) -> Server:
-        nonlocal hub
-        hub = LentFrontEnds(registry, when_finished, engine, front_ends.listener)
-        return hub
+        nonlocal engine_server
+        engine_server = LentFrontEnds(registry, when_finished, engine, front_ends.listener)
+        return engine_server
 
     async with _running(App(replace(given, grpc_port=front_ends.port), front=front)) as app:
-        await front_ends.until_told(hub)
+        await front_ends.until_told(engine_server)
         yield app
 
 

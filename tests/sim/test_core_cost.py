@@ -7,7 +7,7 @@ import pytest
 from benchmarks.scheduler.core_cost import BACKLOG, calls_per_request
 from lanewise.simulator.rivals import POLICIES
 
-MOST_CALLS = 150
+MAX_CALLS = 150
 """Function calls a request from arrival to end; at some 120 ns each, 17 us."""
 
 FEW = BACKLOG // 8
@@ -18,7 +18,7 @@ def calls(policy: str, backlog: int) -> float:
 
 
 def test_a_request_costs_few_calls_while_256_others_wait():
-    assert calls("cost-aware", BACKLOG) <= MOST_CALLS
+    assert calls("cost-aware", BACKLOG) <= MAX_CALLS
 
 
 def test_what_a_request_costs_hardly_grows_with_the_backlog():

@@ -36,7 +36,7 @@ _PORT = click.IntRange(0, 65535)
 )
 @click.option(
     "--frontends",
-    type=click.IntRange(0, settings.MOST_FRONTENDS),
+    type=click.IntRange(0, settings.MAX_FRONTENDS),
     help="Processes that speak gRPC, beside one that runs the models. 0: one does it all. "
     "Left out: by the number of cores, 0 for fewer than 4.",
 )

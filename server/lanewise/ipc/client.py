@@ -212,7 +212,7 @@ class FrontEndSession:
             raise _engine_lost()
 
     def _discard(self, done: asyncio.Future[Any]) -> None:
-        """Do without the end of a call, which came when its caller was just going."""
+        """Release the result of a call whose caller left as it arrived."""
         if not done.cancelled() and done.exception() is None:
             message = done.result()
             if isinstance(message, Result):

@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         if messages and self._transport is not None:
             try:
                 batch = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
-            except BaseException:  # what waits for them would wait for ever
+            except BaseException:  # what waits for them would wait forever
                 self._transport.abort()
                 raise
             self._transport.write(_LENGTH.pack(len(batch)) + batch)

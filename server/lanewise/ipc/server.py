@@ -206,12 +206,12 @@ class EngineSession:
             self._fail(call, error)
 
     def _inputs(self, message: Infer, spec: ModelSpec) -> dict[str, Array | RegionTensor]:
-        lying = message.in_regions or (None,) * len(spec.inputs)
-        sent = [t for t, at in zip(spec.inputs, lying, strict=True) if at is None]
+        in_regions = message.in_regions or (None,) * len(spec.inputs)
+        sent = [t for t, at in zip(spec.inputs, in_regions, strict=True) if at is None]
         arrays = iter(self._reader.read(message.inputs, [tensor.dtype for tensor in sent]))
         return {
             tensor.name: next(arrays) if at is None else at
-            for tensor, at in zip(spec.inputs, lying, strict=True)
+            for tensor, at in zip(spec.inputs, in_regions, strict=True)
         }
 
     def _end(

@@ -112,7 +112,7 @@ class TensorReader:
         return arrays
 
     def discard(self, packed: Packed) -> None:
-        """Do without the tensors of a message that nobody waits for."""
+        """Release the unclaimed tensors of a message."""
         if packed.block >= 0:
             self._when_unused(packed.block)
 

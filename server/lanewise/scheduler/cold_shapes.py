@@ -20,7 +20,7 @@ from lanewise.scheduler.routing import Route
 
 _log = structlog.get_logger(__name__)
 
-MOST_PENDING = 64
+MAX_PENDING = 64
 """Shapes that may wait to be prepared. Each takes seconds: whoever sends more new ones than this is
 told so at once."""
 
@@ -196,12 +196,12 @@ class ColdShapes:
         key = (index, route.shapes)
         if key in self._pending:
             return
-        is_full = len(self._pending) >= MOST_PENDING
+        is_full = len(self._pending) >= MAX_PENDING
         if not is_needed and (is_full or self._clock.now_ns() < self._retry_ns.get(key, 0)):
             return
         if is_full:
             raise QueueFull(
-                f"model '{self._spec.name}': {MOST_PENDING} shapes it has not met before wait "
+                f"model '{self._spec.name}': {MAX_PENDING} shapes it has not met before wait "
                 "to be compiled for, which is the limit; send fewer different shapes, or again "
                 "later"
             )
@@ -214,7 +214,7 @@ class ColdShapes:
         self._retry_ns.pop(key, None)
         if not task.cancelled() and (error := task.exception()):
             _log.warning("shape cannot be prepared", model=self._spec.name, reason=str(error))
-            if len(self._retry_ns) >= MOST_PENDING:
+            if len(self._retry_ns) >= MAX_PENDING:
                 self._retry_ns.clear()
             self._retry_ns[key] = self._clock.now_ns() + RETRY_NS
 

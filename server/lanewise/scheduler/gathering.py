@@ -18,7 +18,7 @@ TURNS = 2
 """The same where whoever brings requests has a core of its own. There a turn takes longer, since it
 asks the device for its progress, and more of them made requests wait that came 0.5 ms apart."""
 
-MOST_NS = 2 * NS_PER_MS
+MAX_NS = 2 * NS_PER_MS
 """How long requests are gathered at most while they keep coming."""
 
 TRUST = 8
@@ -50,7 +50,7 @@ class Gathering:
     def __init__(self, launch: Callable[[], None], clock: Clock, most_ns: int) -> None:
         self._launch = launch
         self._clock = clock
-        self._most_ns = min(most_ns, MOST_NS)
+        self._most_ns = min(most_ns, MAX_NS)
         self._loop = asyncio.get_running_loop()
         self._most_turns = TURNS if _cores() > FEW_CORES else TURNS_ON_FEW_CORES
         self._in_vain = 0

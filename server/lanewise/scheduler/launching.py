@@ -67,7 +67,7 @@ class Launcher:
         try:
             batch = self._build(launch)
             pending = runner.start(batch) if self._is_short(launch) else None
-        except Exception as error:  # such as out of memory: the lane must not stay busy for ever
+        except Exception as error:  # such as out of memory: the lane must not stay busy forever
             asyncio.get_running_loop().call_soon(done, None, error)
             return
         if pending is None:

@@ -106,15 +106,15 @@ class RegionTensors:
     async def _fetch(self, inputs: Mapping[str, Array | RegionTensor]) -> Mapping[str, Piece]:
         """Get every input: those in regions copied, or for the device to copy."""
         fetched: dict[str, Piece] = {}
-        lying: dict[str, RegionTensor] = {}
+        in_region: dict[str, RegionTensor] = {}
         for name, tensor in inputs.items():
             if isinstance(tensor, RegionTensor):
-                lying[name] = tensor
+                in_region[name] = tensor
             else:
                 fetched[name] = tensor
-        if lying:
-            nbytes = sum(tensor.where.byte_size for tensor in lying.values())
-            fetched |= await _away_from_loop(nbytes, lambda: self._read(lying))
+        if in_region:
+            nbytes = sum(tensor.where.byte_size for tensor in in_region.values())
+            fetched |= await _away_from_loop(nbytes, lambda: self._read(in_region))
         return fetched
 
     async def _write(self, result: InferResult, places: _Places) -> InferResult:

@@ -22,7 +22,7 @@ SharedMemory = Literal["auto", "on", "off"]
 DEFAULT_SHARED_MEMORY: SharedMemory = "auto"
 
 
-MOST_FRONTENDS = 64
+MAX_FRONTENDS = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 BINS = 100
 """Points in time at which occupancy is shown."""
 
-MOST_POINTS = 250
+MAX_POINTS = 250
 """Of a curve: more than can be told apart would make the file large."""
 
 
@@ -77,7 +77,7 @@ def _metadata(path: Path) -> dict[str, None]:
 def _draw_latencies(axes: Axes, policy: str, result: Result) -> None:
     for name, outcome in sorted(result.outcomes.kinds.items()):
         if outcome.latencies_ns:
-            shares = np.linspace(0, 1, min(len(outcome.latencies_ns), MOST_POINTS))
+            shares = np.linspace(0, 1, min(len(outcome.latencies_ns), MAX_POINTS))
             axes.plot(np.quantile(outcome.latencies_ns, shares) / NS_PER_MS, shares, label=name)
     axes.set(title=policy, ylabel="share of completed requests", ylim=(0, 1), xscale="log")
     axes.grid(visible=True, alpha=0.3)

@@ -194,7 +194,7 @@ class _Simulation:
         decisions = self._scheduler.tick(self._free_ns)
         if not decisions:
             next_ns = self._scheduler.next_wakeup_ns()
-            # Virtual time would stand still for ever.
+            # Virtual time would stand still forever.
             assert next_ns is None or next_ns > self._free_ns, "the policy is woken for nothing"
         self._carry_out(decisions)
 

@@ -28,7 +28,7 @@ from lanewise.simulator.traffic import Arrival
 
 FORMAT = "lanewise-trace"
 
-MOST_SHAPES = 4096
+MAX_SHAPES = 4096
 """Combinations of shapes with a number at a time. When there are more the numbers are given out
 anew, so that hostile traffic does not fill the memory of the server that records it."""
 
@@ -100,7 +100,7 @@ class TraceWriter:
     def _append(self, arrival: Arrival) -> None:
         number = self._numbers.get(arrival.shapes)
         if number is None:
-            if len(self._numbers) == MOST_SHAPES:
+            if len(self._numbers) == MAX_SHAPES:
                 self._numbers.clear()
             number = self._numbers[arrival.shapes] = len(self._numbers)
             self._put({"define": number, "shapes": arrival.shapes})
@@ -137,7 +137,7 @@ class _Header(Table):
 
 
 class _Definition(Table):
-    define: Annotated[int, Field(ge=0, lt=MOST_SHAPES)]
+    define: Annotated[int, Field(ge=0, lt=MAX_SHAPES)]
     shapes: tuple[Shape, ...]
 
 

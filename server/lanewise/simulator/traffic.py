@@ -20,7 +20,7 @@ class Arrival(NamedTuple):
     Attributes:
         at_ns: since the trace began.
         shapes: of every input, in the model's order, rows included.
-        timeout_ns: from arrival to deadline; None for a request that can wait for ever.
+        timeout_ns: from arrival to deadline; None for a request that can wait forever.
         target_ns: how long it should take if it has no deadline; None for the default.
         priority: 1 for the most important.
         pin: name or index of the only profile allowed; None for any.

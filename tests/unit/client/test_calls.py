@@ -32,7 +32,7 @@ def test_a_call_takes_its_own_timeout_before_that_of_the_client():
 
 @pytest.mark.parametrize("timeout_s", [math.nan, math.inf, 1e18])
 def test_a_call_refuses_a_timeout_that_grpc_would_misread(timeout_s):
-    with pytest.raises(ValueError, match="None to wait for ever"):
+    with pytest.raises(ValueError, match="None to wait forever"):
         CallRules("localhost:1", None).seconds(timeout_s)
 
 

@@ -81,7 +81,7 @@ def test_the_server_records_times_since_the_first_request_and_no_data(path):
 
 
 def test_any_number_of_shapes_is_recorded_with_a_bounded_table(path, monkeypatch):
-    monkeypatch.setattr(trace, "MOST_SHAPES", 4)
+    monkeypatch.setattr(trace, "MAX_SHAPES", 4)
     arrivals = [Arrival(i, ((rows,),)) for i, rows in enumerate([1, 2, 3, 4, 5, 1, 5, 2, 3, 4])]
 
     write(path, arrivals)

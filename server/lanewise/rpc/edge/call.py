@@ -241,6 +241,6 @@ class EdgeCall:
 
 
 def _ignore(sent: asyncio.Future[None]) -> None:
-    """Take note of what became of it, so that asyncio does not log that nobody did."""
+    """Retrieve the exception, so that asyncio does not log it as never retrieved."""
     if not sent.cancelled():
         sent.exception()

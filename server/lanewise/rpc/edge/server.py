@@ -80,7 +80,7 @@ class EdgeServer:
         for call in open_calls:
             call.cut_short(_STOPPED)
         if open_calls:
-            # Not for ever: telling a caller that is leaving at this moment may take that long.
+            # Not forever: telling a caller that is leaving at this moment may take that long.
             await asyncio.wait([call.task for call in open_calls], timeout=FAREWELL_S)
         await asyncio.sleep(FLUSH_S)
 

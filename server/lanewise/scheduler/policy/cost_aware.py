@@ -27,7 +27,7 @@ from lanewise.scheduler.policy.options import Option, pays_to_wait, weigh
 from lanewise.scheduler.policy.prices import Prices
 from lanewise.scheduler.request import End, Launch, LaunchReason, Request
 
-MOST_HEADS = 16
+MAX_HEADS = 16
 """Requests for which a launch is looked for at a time, the most urgent ones: so many shapes at once
 do not make a decision slow, and the others get their turn when these have left."""
 
@@ -38,7 +38,7 @@ LOOK_AGAIN_NS = 100_000
 """A launch that is held for a lane is looked at again when that lane should have been free, and
 this much later: launches end a little sooner or later than expected."""
 
-MOST_LONE_ROWS = 1024
+MAX_LONE_ROWS = 1024
 """Numbers of rows whose best launch is remembered for each kind of requests."""
 
 _urgency = operator.attrgetter("due_ns", "sequence")
@@ -155,7 +155,7 @@ class CostAwarePolicy:
         if option is None or option.prices.lane.is_retired:
             option, _ = weigh(head, queue, prices, moment, math.inf)
             assert option is not None, "every lane is idle"
-            if len(prices.for_lone_rows) < MOST_LONE_ROWS:
+            if len(prices.for_lone_rows) < MAX_LONE_ROWS:
                 prices.for_lone_rows[head.rows_left] = option
         return option
 
@@ -194,7 +194,7 @@ def _most_urgent(queues: Iterable[StackQueue], moment: Moment) -> Sequence[Reque
             # One for each combination of profiles made for them.
             for entries in queue.by_owners.values():
                 heads.append(entries[0])  # noqa: PERF401 - a comprehension is one more call
-    return heads if len(heads) == 1 else heapq.nsmallest(MOST_HEADS, heads, key=_urgency)
+    return heads if len(heads) == 1 else heapq.nsmallest(MAX_HEADS, heads, key=_urgency)
 
 
 def _needed_ns(waiting: Request, prices: Prices, moment: Moment) -> int:

@@ -15,10 +15,10 @@ from lanewise.scheduler.backlog import StackQueue
 from lanewise.scheduler.costs.table import Bucket, CostTable
 from lanewise.scheduler.lane import Lane
 
-MOST_KEPT = 4096
+MAX_KEPT = 4096
 """Numbers of rows whose price is remembered, of each kind: hostile requests fill no memory."""
 
-MOST_COUNTS = 24
+MAX_COUNTS = 24
 """Sizes of launches that a plan may be made of; of more, the cheapest by the row of each power of
 two: a plan over every number of rows takes too long, and would hardly be cheaper."""
 
@@ -34,7 +34,7 @@ class _ByRows(dict[int, int]):
 
     def __missing__(self, rows: int) -> int:
         found = self._find(rows)
-        if len(self) < MOST_KEPT:
+        if len(self) < MAX_KEPT:
             self[rows] = found
         return found
 
@@ -172,7 +172,7 @@ def _launches_of(lanes: Iterable[LanePrices]) -> list[tuple[int, int]]:
     cheapest: dict[int, int] = {}
     for each in lanes:
         counts = each.counts
-        if len(counts) > MOST_COUNTS:  # then the prices of all would take long, too
+        if len(counts) > MAX_COUNTS:  # then the prices of all would take long, too
             counts = tuple({count.bit_length(): count for count in counts}.values())
         for count in counts:
             cost = each.typical_ns[count]
