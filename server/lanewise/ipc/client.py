@@ -178,7 +178,7 @@ class FrontEndSession:
         self._require_engine()
         packed = self._writer.pack(inputs)
         call = next(self._calls)
-        message = Infer(call, model, packed, in_regions, options)
+        message = Infer(call, model, packed, in_regions, tuple(options))
         result: Result = await self._send(call, message)
         return result
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lanewise.ipc.tensors import Packed
 from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.registry import ModelState
-from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import LaunchReport
 
 
@@ -22,13 +21,14 @@ class Infer(NamedTuple):
         model: position among the models the engine told of.
         inputs: in the order of the model's, but for those in regions.
         in_regions: by input of the model, what lies in a region; empty if nothing does.
+        options: the fields of a `RequestOptions`: without its class, they are pickled faster.
     """
 
     call: int
     model: int
     inputs: Packed
     in_regions: tuple[RegionTensor | None, ...]
-    options: RequestOptions
+    options: tuple[Any, ...]
 
 
 class Ask(NamedTuple):

@@ -35,6 +35,7 @@ from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array
 from lanewise.scheduler.registry import Lanes, LocalLanes, ModelRegistry, ServedModel
+from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import InferResult, WhenFinished
 
 _log = structlog.get_logger(__name__)
@@ -197,7 +198,7 @@ class EngineSession:
             cancel = lanes.begin(
                 inputs,
                 functools.partial(self._end, call, lanes),
-                message.options,
+                RequestOptions(*message.options),
             )
             if call in self._open:
                 self._open[call] = cancel
