@@ -175,7 +175,7 @@ def server(tmp_path_factory):
 def client(server):
     with Client(server.address, timeout_s=60.0) as connected:
         yield connected
-        connected._inference.CudaSharedMemoryUnregister(pb.CudaSharedMemoryUnregisterRequest())
+        unregister_all(connected)
 
 
 def check(result):
@@ -199,12 +199,20 @@ def copy(target, source, nbytes: int) -> None:
     check(cuda.cudaMemcpy(target, source, nbytes, cuda.cudaMemcpyKind.cudaMemcpyDefault))
 
 
+def call(client, method: str, request):
+    """Send a message that `Client` has no method for."""
+    return client._connection.call(method, request, 60.0)
+
+
 def register(client, handle: bytes, nbytes: int, device: int = 0) -> None:
     request = pb.CudaSharedMemoryRegisterRequest(
         name="c", raw_handle=handle, device_id=device, byte_size=nbytes
     )
-    with client._rules.applied(60.0):
-        client._inference.CudaSharedMemoryRegister(request)
+    call(client, "CudaSharedMemoryRegister", request)
+
+
+def unregister_all(client) -> None:
+    call(client, "CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest())
 
 
 def infer(client, rows: int, first: int = 0, room: int = LOGITS_BYTES):
@@ -217,8 +225,7 @@ def infer(client, rows: int, first: int = 0, room: int = LOGITS_BYTES):
     wanted.parameters["shared_memory_region"].string_param = "c"
     wanted.parameters["shared_memory_offset"].int64_param = X_BYTES
     wanted.parameters["shared_memory_byte_size"].int64_param = room
-    with client._rules.applied(60.0):
-        return client._inference.ModelInfer(request)
+    return call(client, "ModelInfer", request)
 
 
 @pytest.mark.parametrize(("rows", "first"), [(128, 0), (100, 5), (4, 3), (1, 0)])
@@ -230,7 +237,7 @@ def test_inputs_and_outputs_lie_on_the_device(client, rows, first):
         answer = infer(client, rows, first)
         got = np.empty((rows, 10), np.float32)
         copy(got.ctypes.data, address + X_BYTES, got.nbytes)
-        client._inference.CudaSharedMemoryUnregister(pb.CudaSharedMemoryUnregisterRequest())
+        unregister_all(client)
     assert list(answer.outputs[0].shape) == [rows, 10]
     expected = client.infer("digits", {"X": x[first : first + rows]})["logits"]
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
@@ -255,7 +262,7 @@ def test_what_is_not_inside_is_refused(client):
 def test_the_status_tells_what_is_registered(client):
     with allocated(X_BYTES) as (_, handle):
         register(client, handle, X_BYTES)
-        status = client._inference.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest())
+        status = call(client, "CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest())
         (told,) = status.regions.values()
     assert (told.name, told.device_id, told.byte_size) == ("c", 0, X_BYTES)
 
