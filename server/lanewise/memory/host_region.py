@@ -29,7 +29,7 @@ RESERVED_PREFIX = "lanewise-server-"
 
 DIRECT_BYTES = 1 << 20
 """Tensors from this size on are copied to the device out of the segment itself. For smaller ones
-a launch with copies in its graph costs less than a copy: see `SMALL_BYTES` of engine.trt.slots."""
+a launch with copies in its graph costs less than a copy: see `SMALL_BYTES` of backends.trt.slots."""
 
 _MAX_NAME_BYTES = 255  # NAME_MAX
 
