@@ -29,7 +29,8 @@ RESERVED_PREFIX = "lanewise-server-"
 
 DIRECT_BYTES = 1 << 20
 """Tensors from this size on are copied to the device out of the segment itself. For smaller ones
-a launch with copies in its graph costs less than a copy: see `SMALL_BYTES` of backends.trt.slots."""
+a launch with copies in its graph costs less than a copy: see `SMALL_BYTES` in
+backends/trt/slots.py."""
 
 _MAX_NAME_BYTES = 255  # NAME_MAX
 
