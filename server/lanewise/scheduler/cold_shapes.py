@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import structlog
@@ -16,7 +15,7 @@ from lanewise.clock import NS_PER_MS, NS_PER_S, Clock
 from lanewise.errors import DeadlineExpired, DeviceLost, Draining, QueueFull, RunnerLost
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import Shape
-from lanewise.scheduler.routing import Route
+from lanewise.scheduler.routing import Route, narrow
 
 _log = structlog.get_logger(__name__)
 
@@ -88,7 +87,7 @@ class ColdShapes:
                 self._prepare(index, route, executed[index], is_needed=not warm)
         if len(warm) == len(route.fits):
             return route
-        return replace(route, fits=warm) if warm else None
+        return narrow(route, warm, self._spec) if warm else None
 
     async def wait(
         self, route: Route, shapes: Mapping[str, Shape], deadline_ns: int | None

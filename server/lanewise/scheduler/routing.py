@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lanewise.errors import NoProfileAdmits, ShapeMismatch, UnknownProfile, UnknownTensor
@@ -74,7 +74,8 @@ class Router:
         self._names = {tensor.name: None for tensor in spec.inputs}  # in order, as a set
         self._lengths = sorted({length for each in spec.profiles for length in each.lengths})
         self._route = functools.lru_cache(CACHED_ROUTES)(self._find_route)
-        self._owners = functools.lru_cache(CACHED_ROUTES)(self._find_owners)
+        find_owners = functools.partial(_find_owners, spec.profiles)
+        self._owners = functools.lru_cache(CACHED_ROUTES)(find_owners)
 
     def route(self, shapes: Mapping[str, Shape], profile: str | int | None = None) -> Route:
         """Get the route of a request.
@@ -250,17 +251,6 @@ class Router:
             return 1, profile.lengths[-1]
         return profile.ranges[name].min[dim], profile.ranges[name].max[dim]
 
-    def _find_owners(self, fits: tuple[int, ...], rows: int) -> tuple[int, ...]:
-        ranges = {index: self.spec.profiles[index].rows for index in fits}
-        within = tuple(i for i, r in ranges.items() if r.min <= rows <= r.max)
-        if within:
-            return within
-        lowest = min((r.min for r in ranges.values() if rows < r.min), default=None)
-        if lowest is not None:
-            return tuple(i for i, r in ranges.items() if r.min == lowest)
-        highest = max(r.max for r in ranges.values())
-        return tuple(i for i, r in ranges.items() if r.max == highest)
-
     def _first_item_dim(self, name: str) -> int:
         return 1 if name in self.spec.rowwise else 0
 
@@ -335,6 +325,23 @@ class Router:
         return "; ".join(faults) or "each of its sizes is admitted, but by no profile all of them"
 
 
+def narrow(route: Route, fits: tuple[int, ...], spec: ModelSpec) -> Route:
+    """Leave the profiles out of `route` that are not in `fits`: some of its own, at least one."""
+    return replace(route, fits=fits, owners=_find_owners(spec.profiles, fits, route.rows))
+
+
+def _find_owners(profiles: Sequence[Profile], fits: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    ranges = {index: profiles[index].rows for index in fits}
+    within = tuple(i for i, r in ranges.items() if r.min <= rows <= r.max)
+    if within:
+        return within
+    lowest = min((r.min for r in ranges.values() if rows < r.min), default=None)
+    if lowest is not None:
+        return tuple(i for i, r in ranges.items() if r.min == lowest)
+    highest = max(r.max for r in ranges.values())
+    return tuple(i for i, r in ranges.items() if r.max == highest)
+
+
 def _differs(known: Shape, sent: Shape) -> bool:
     """Whether `sent`, of as many dimensions, contradicts `known`."""
     return any(size not in (DYNAMIC, got) for size, got in zip(known, sent, strict=True))
@@ -373,7 +380,7 @@ def admit_values(route: Route, spec: ModelSpec, inputs: Mapping[str, Piece]) -> 
     problems = {index: _find_value_problem(spec.profiles[index], sent) for index in route.fits}
     fits = tuple(index for index, problem in problems.items() if not problem)
     if fits:
-        return replace(route, fits=fits)
+        return narrow(route, fits, spec)
     listed = ", ".join(f"'{name}' {format_shape(values)}" for name, values in sent.items())
     reasons = "".join(
         f"\n  '{spec.profiles[index].name}' (index {index}): {problem}"

@@ -102,6 +102,24 @@ def test_while_one_lane_is_warm_it_serves_and_the_other_is_prepared_meanwhile():
     asyncio.run(scenario())
 
 
+def test_a_profile_that_is_cold_does_not_own_the_requests_that_wait_for_another():
+    async def scenario():
+        first, second = (
+            ColdRunner(p, warm) for p, warm in zip(two_profiles(), ({24}, ()), strict=True)
+        )
+        dispatcher = dispatch(first, second)
+        running = [asyncio.ensure_future(dispatcher.submit(of_length(24)))]
+        await asyncio.to_thread(first.started.get, timeout=30)
+        running.append(asyncio.ensure_future(dispatcher.submit(of_length(24))))
+        await asyncio.sleep(0)
+        assert dispatcher.waiting_requests == 1
+        dispatcher._scheduler.check_invariants()
+        await end(dispatcher, first, second)
+        await asyncio.gather(*running)
+
+    asyncio.run(scenario())
+
+
 def test_a_shape_is_prepared_once_for_all_who_wait_for_it():
     async def scenario():
         runner = ColdRunner(two_profiles()[0])

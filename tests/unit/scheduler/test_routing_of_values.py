@@ -53,6 +53,14 @@ def test_profiles_that_do_not_admit_the_values_are_left_out(sizes, fits):
     assert admit(with_sizes(*SMALL_AND_LARGE), request(*sizes)) == fits
 
 
+def test_profiles_that_are_left_out_do_not_own_the_request():
+    spec = with_sizes(*SMALL_AND_LARGE)
+    route = Router(spec).route({"X": (2,), "S": (2,)})
+
+    assert route.owners == (0, 1)
+    assert admit_values(route, spec, request(5, 1)).owners == (1,)
+
+
 def test_values_that_no_profile_admits_are_refused_with_what_each_admits():
     with pytest.raises(NoProfileAdmits) as raised:
         admit(with_sizes(*SMALL_AND_LARGE), request(3, 5))
