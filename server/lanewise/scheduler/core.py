@@ -61,8 +61,9 @@ class Scheduler:
         self._advanced_ns = 0
         self._tried_ns = -TRY_EVERY_NS
         self._in_flight = 0
-        self._requests: set[Request] = set()  # that have not ended
-        self._deadlines: list[tuple[int, int, Request]] = []  # a heap; the number settles ties
+        self._requests: dict[int, Request] = {}  # that have not ended, by number
+        # A heap. By number: those that have ended are in it until then, and must not be kept.
+        self._deadlines: list[tuple[int, int]] = []
 
     @property
     def waiting_requests(self) -> int:
@@ -99,13 +100,13 @@ class Scheduler:
             if deadline_ns <= now_ns or (is_late and not self._may_try(now_ns)):
                 return self._expired(request, now_ns, needed_ns, was_admitted=False)
             self._remember_deadline(request, deadline_ns)
-        self._requests.add(request)
+        self._requests[request.number] = request
         self._backlog.add(request)
         return None
 
     def cancel(self, request: Request, now_ns: int) -> list[Decision]:
         """End a request, if it has not ended; rows in flight run on and are not delivered."""
-        if request in self._requests:
+        if request.number in self._requests:
             self._forget(request)
         return self.tick(now_ns)
 
@@ -165,7 +166,7 @@ class Scheduler:
         arrivals = self._backlog.arrivals
         if not arrivals:
             return None
-        while self._deadlines and self._deadlines[0][2] not in arrivals:
+        while self._deadlines and self._requests.get(self._deadlines[0][1]) not in arrivals:
             heapq.heappop(self._deadlines)
         due = self._policy.wakeup_ns
         if self._deadlines:
@@ -181,7 +182,7 @@ class Scheduler:
         assert len({waiting.sequence for waiting in queued}) == len(queued)
         assert [w.sequence for w in queued] == sorted(w.sequence for w in queued)
         assert len(self._deadlines) <= 2 * len(self._requests) + MIN_STALE_DEADLINES
-        assert self._requests.issuperset(queued)
+        assert all(self._requests[waiting.number] is waiting for waiting in queued)
         assert sum(len(queue.entries) for queue in self._backlog.queues.values()) == len(queued)
         for queue in self._backlog.queues.values():
             assert queue.entries, "an empty queue is kept"
@@ -190,7 +191,7 @@ class Scheduler:
             apart = [waiting for entries in queue.by_owners.values() for waiting in entries]
             assert sorted(map(id, apart)) == sorted(map(id, queue.entries))
             assert all(queue.by_owners.values()), "an empty list is kept"
-        for waiting in self._requests:
+        for waiting in self._requests.values():
             assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
             assert 0 <= waiting.next_row == waiting.route.rows - waiting.rows_left
         assert self._backlog.has_room == any(lane.has_room for lane in self.lanes)
@@ -265,9 +266,9 @@ class Scheduler:
     def _remember_deadline(self, request: Request, deadline_ns: int) -> None:
         """Add to the heap, which is rid of requests that have ended when they are most of it."""
         if len(self._deadlines) >= 2 * len(self._requests) + MIN_STALE_DEADLINES:
-            self._deadlines = [one for one in self._deadlines if one[2] in self._requests]
+            self._deadlines = [one for one in self._deadlines if one[1] in self._requests]
             heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (deadline_ns, request.number, request))
+        heapq.heappush(self._deadlines, (deadline_ns, request.number))
 
     def _enqueue(self, waiting: Request) -> None:
         waiting.owners = self.router.owners(waiting.fits, waiting.rows_left)
@@ -276,13 +277,14 @@ class Scheduler:
     def _forget(self, waiting: Request) -> None:
         if waiting.rows_left:
             self._backlog.remove(waiting)
-        self._requests.remove(waiting)
+        del self._requests[waiting.number]
 
     def _expire(self, now_ns: int) -> list[Decision]:
         decisions: list[Decision] = []
         while self._deadlines and self._deadlines[0][0] <= now_ns:
-            _, _, request = heapq.heappop(self._deadlines)
-            if request in self._backlog.arrivals:
+            _, number = heapq.heappop(self._deadlines)
+            request = self._requests.get(number)
+            if request is not None and request.rows_left:
                 self._forget(request)
                 decisions.append(self._expired(request, now_ns))
         return decisions
@@ -387,7 +389,7 @@ class Scheduler:
         self._backlog.note_lanes()
         decisions: list[Decision] = []
         for request, _, rows in launch.parts:
-            if request not in self._requests:
+            if request.number not in self._requests:
                 counters.orphaned_rows += rows
                 continue
             request.launches -= 1
@@ -395,7 +397,7 @@ class Scheduler:
                 self._forget(request)
                 decisions.append(End(request, failure(), was_run=True))
             elif not request.rows_left and not request.launches:
-                self._requests.remove(request)
+                del self._requests[request.number]
                 decisions.append(End(request))
         return decisions
 
@@ -408,7 +410,7 @@ class Scheduler:
             if waiting.fits:
                 self._enqueue(waiting)
             else:
-                self._requests.remove(waiting)
+                del self._requests[waiting.number]
                 decisions.append(End(waiting, self._lost(waiting)))
         return decisions
 

@@ -237,8 +237,6 @@ class RequestFlow:
         payload.when_ended(result, failure)
 
     def _leave(self, request: Request) -> None:
-        # The scheduler may refer to a request until its deadline: its tensors go now.
-        request.payload = None
         self._requests.remove(request)
         if not self._requests:
             self._nothing_open.set()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import weakref
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -29,7 +30,9 @@ from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
-from lanewise.scheduler.request import RequestOptions
+from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
+from lanewise.scheduler.policy.interface import Policy
+from lanewise.scheduler.request import End, RequestOptions
 from lanewise.scheduler.results import LaneState
 
 LONG_NS = 60 * NS_PER_S
@@ -53,12 +56,14 @@ async def dispatching(
     max_queue_requests: int = 100,
     costs: CostTable | None = None,
     clock: SystemClock | None = None,
+    policy: Callable[[CostTable], Policy] = CostAwarePolicy,
 ):
     loaded, runners = gated_model(spec)
     dispatcher = Dispatcher(
         loaded,
         clock or SystemClock(),
         max_queue_requests=max_queue_requests,
+        policy=policy,
         costs=costs or CostTable(),
     )
     await dispatcher.warm_up()
@@ -118,6 +123,34 @@ def test_a_launch_that_ends_does_not_launch_requests_that_are_still_being_gather
             assert [lane.counters.launches for lane in dispatcher.status()] == [1]
             runners["p0"].release(10**6)
             await asyncio.gather(*others)
+
+    asyncio.run(scenario())
+
+
+class GivesUpTheRest(CostAwarePolicy):
+    """Gives up a request as soon as a part of it has been launched."""
+
+    def choose(self, backlog, now_ns):
+        for waiting in backlog:
+            if waiting.launches:
+                return End(waiting, needed_ns=NS_PER_S)
+        return super().choose(backlog, now_ns)
+
+
+def test_a_part_is_run_though_the_rest_of_its_request_is_given_up_at_the_same_moment():
+    async def scenario():
+        spec = model(profile(0, (1, 2, 2)))
+        async with dispatching(spec, policy=GivesUpTheRest) as (dispatcher, runners):
+            runners["p0"].release()
+            with capture_logs() as logs, pytest.raises(DeadlineExpired):
+                await dispatcher.submit(rows(1, 2, 3))
+            batch = await started(runners["p0"])
+            assert batch.pieces["X"][0].tolist() == [1, 2]
+            while dispatcher._launcher._in_flight:
+                await asyncio.sleep(0.001)
+            (lane,) = dispatcher.status()
+            assert (lane.counters.orphaned_rows, lane.counters.failed_launches) == (2, 0)
+            assert not logs
 
     asyncio.run(scenario())
 
