@@ -18,7 +18,7 @@ by_urgency = operator.attrgetter("due_ns", "sequence")
 
 @dataclass(slots=True, eq=False)
 class StackQueue:
-    """Request requests that may share a launch, most urgent first; never empty in a backlog.
+    """Waiting requests that may share a launch, most urgent first; never empty in a backlog.
 
     Attributes:
         fits: indexes of the profiles that may run them, ascending.

@@ -151,7 +151,7 @@ class Metrics(Collector):
             profile: the profile that served it; several, joined by commas, are counted as
                 "several", since each combination would take up memory. Ignored with `error`.
             error: class name of the error; empty on success.
-            latency_ns: from arrival until the response was handed over.
+            latency_ns: from arrival until the response was built.
         """
         if error:
             self._failed[model, version, error] += 1
