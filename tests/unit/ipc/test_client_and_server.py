@@ -91,8 +91,10 @@ def test_a_request_comes_back_as_the_lanes_answered_it(count):
 )
 def test_calls_are_answered_as_by_the_engine_itself(method, request_):
     async def scenario():
-        registry = registry_of(EchoLanes())
+        lanes = EchoLanes()
+        registry = registry_of(lanes)
         async with linked(registry) as (front_end, engine):
+            assert front_end.lanes.spec == lanes.spec
             data = request_.SerializeToString()
             here = await engine_calls(registry, engine.regions)(method, data)
             assert await front_end.link.ask(method, data) == here
