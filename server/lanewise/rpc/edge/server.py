@@ -47,7 +47,6 @@ class EdgeServer:
         self._all_ended = asyncio.Event()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one call."""
         if not _is_grpc(scope):
             await _refuse_http(send)
             return
