@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -64,10 +65,18 @@ def build_services(
     health = HealthService(service.full_name for service in services)
     access = RegionAccess(shared_memory)
     inference = InferenceService(registry, clock, observer, access)
-    shared = {each.name: _forwarded(each, engine, access.require) for each in REGION_METHODS}
+
+    def require_lanes(request: Any, _: Call) -> None:  # noqa: ANN401 - any of lanewise.v1
+        """Refuse here, as inference is, also while there is no engine to refuse it."""
+        registry.resolve(request.name, request.version).require_lanes()
+
+    shared = {
+        each.name: _forwarded(each, engine, lambda _, call: access.require(call))
+        for each in REGION_METHODS
+    }
     servicers = {
         INFERENCE_SERVICE: {**inference.methods(), **shared},
-        LANE_SERVICE: {each.name: _forwarded(each, engine) for each in LANE_METHODS},
+        LANE_SERVICE: {each.name: _forwarded(each, engine, require_lanes) for each in LANE_METHODS},
         HEALTH_SERVICE: health.methods(),
         REFLECTION_SERVICE: ReflectionService((*services, HEALTH_SERVICE)).methods(),
     }
@@ -82,13 +91,13 @@ def build_services(
 def _forwarded(
     method: MethodDescriptor,
     engine: EngineCalls,
-    require: Callable[[Call], None] = lambda _: None,
+    check: Callable[[Any, Call], object],
 ) -> Servicer:
-    """Make the servicer of a method that the engine answers; `require` says who may call it."""
+    """Make the servicer of a method that the engine answers; `check` refuses calls before."""
     response_class = GetMessageClass(method.output_type)
 
     async def forward(request: Message, call: Call) -> Message:
-        require(call)
+        check(request, call)
         return response_class.FromString(await engine(method.name, request.SerializeToString()))
 
     return forward
