@@ -144,7 +144,7 @@ class End:
         error: why it was not run to its end; None if every row of it has been run.
         was_admitted: whether it waited; False for one that was refused on arrival.
         needed_ns: what it would have taken to run it from then on, if that was the reason.
-        was_run: whether the error is that of a launch with rows of it.
+        was_run: whether it ended because a launch with rows of it failed, or did not return.
     """
 
     request: Request
