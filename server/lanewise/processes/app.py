@@ -190,7 +190,7 @@ class App:
             telling.cancel()
         self.must_leave_at_once |= loading.cancelled()
 
-    def _take_note_of_lost_lane(self, error: RunnerLost) -> None:
+    def _on_lane_lost(self, error: RunnerLost) -> None:
         if isinstance(error, DeviceLost):
             self._give_up_device(error)
         self._lane_lost.set()
@@ -268,7 +268,7 @@ class App:
             max_queue_requests=self.settings.max_queue_requests,
             scheduling=settings.scheduling,
             costs=costs,
-            when_lane_lost=self._take_note_of_lost_lane,
+            when_lane_lost=self._on_lane_lost,
             regions=self._regions,
         )
         try:

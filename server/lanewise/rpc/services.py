@@ -49,7 +49,7 @@ def build_services(
     max_message_bytes: int,
     engine: EngineCalls,
     shared_memory: SharedMemory = DEFAULT_SHARED_MEMORY,
-    observer: WhenFinished = ignore_finished,
+    when_finished: WhenFinished = ignore_finished,
 ) -> Services:
     """Build the services for the models of `registry`; used on one event loop.
 
@@ -59,12 +59,12 @@ def build_services(
         max_message_bytes: the largest request accepted; responses are not limited.
         engine: answers the calls that only the process with the lanes can.
         shared_memory: which calls may use it.
-        observer: is told of every inference request.
+        when_finished: is told of every inference request.
     """
     services = (INFERENCE_SERVICE, LANE_SERVICE)
     health = HealthService(service.full_name for service in services)
     access = RegionAccess(shared_memory)
-    inference = InferenceService(registry, clock, observer, access)
+    inference = InferenceService(registry, clock, when_finished, access)
 
     def require_lanes(request: Any, _: Call) -> None:  # noqa: ANN401 - any of lanewise.v1
         """Refuse here, as inference is, also while there is no engine to refuse it."""
