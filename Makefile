@@ -33,7 +33,7 @@ test-transports: $(VENV)/.test ## run what clients see on each transport with 0,
 	done; done
 
 test-gpu: ## run the tests that need a GPU; with the Python that has TensorRT-RTX, see README
-	LANEWISE_REQUIRE_GPU=1 PYTHONPATH=server:client:$(PYTHONPATH) \
+	LANEWISE_REQUIRE_GPU=1 LANEWISE_REQUIRE_PEERS=1 PYTHONPATH=server:client:$(PYTHONPATH) \
 		$(PYTHON) -m pytest tests/gpu tests/contract tests/unit/backends/trt tests/unit/cli/test_build.py $(PYTEST_ARGS)
 
 bench-gpu: ## measure lanes on this GPU beside the naive ways, shared memory, and the wire

@@ -12,7 +12,7 @@ from benchmarks.scheduler.goodput import LOADS, Length, Score, play, sustained
 from benchmarks.scheduler.interference import Interference, measure_interference
 from benchmarks.scheduler.optimum import mean_share
 from benchmarks.scheduler.scenarios import Scenario, all_scenarios
-from lanewise.simulator.rivals import POLICIES
+from lanewise.simulator.policies import POLICIES
 
 MISTAKEN = 0.3
 """How far each cost is off, at most, where ours begins with wrong ones."""

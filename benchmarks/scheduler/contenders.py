@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
+from lanewise.simulator.policies import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.rivals.tf_serving import TfServingPolicy
 from lanewise.simulator.rivals.triton import TritonPolicy
 from lanewise.simulator.simulation import MakePolicy

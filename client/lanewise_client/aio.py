@@ -32,7 +32,7 @@ from lanewise_client.results import (
     Route,
     ServerMetadata,
 )
-from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Steps
+from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, Segments, Steps
 from lanewise_client.shared_memory import SharedMemory
 
 
@@ -66,12 +66,12 @@ class AsyncClient:
             RuntimeError: no event loop is running.
         """
         self._connection = AsyncConnection(address, timeout_s, credentials, options)
-        self._shared = SharedCalls()
+        self._segments = Segments()
 
     async def close(self) -> None:
         """Close the connection; calls in flight fail. A second call does nothing."""
         with contextlib.suppress(ServingError):  # it forgets removed segments by itself, too
-            for step in self._shared.close():
+            for step in self._segments.close():
                 await self._connection.call(step.method, step.message, CLOSING_TIMEOUT_S)
         await self._connection.close()
 
@@ -136,7 +136,7 @@ class AsyncClient:
             latency_target_s=latency_target_s,
         )
         if shared_memory is not False:
-            steps = self._shared.infer(model, version, request, shared_memory)
+            steps = self._segments.infer(model, version, request, shared_memory)
             return await self._carry_out(steps, timeout_s)
         message = messages.build_infer(model, version, request)
         return messages.parse_infer(await self._connection.call("ModelInfer", message, timeout_s))
@@ -148,7 +148,7 @@ class AsyncClient:
             ValueError: `nbytes` is not positive.
             OSError: there is too little shared memory.
         """
-        return self._shared.make(nbytes)
+        return self._segments.make(nbytes)
 
     def stream(
         self,

@@ -31,7 +31,7 @@ from lanewise_client.results import (
     Route,
     ServerMetadata,
 )
-from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, SharedCalls, Steps
+from lanewise_client.shared_calls import CLOSING_TIMEOUT_S, Segments, Steps
 from lanewise_client.shared_memory import SharedMemory
 
 
@@ -63,12 +63,12 @@ class Client:
             ValueError: `timeout_s` is not a positive number.
         """
         self._connection = Connection(address, timeout_s, credentials, options)
-        self._shared = SharedCalls()
+        self._segments = Segments()
 
     def close(self) -> None:
         """Close the connection; calls in flight fail. A second call does nothing."""
         with contextlib.suppress(ServingError):  # it forgets removed segments by itself, too
-            for step in self._shared.close():
+            for step in self._segments.close():
                 self._connection.call(step.method, step.message, CLOSING_TIMEOUT_S)
         self._connection.close()
 
@@ -133,7 +133,7 @@ class Client:
             latency_target_s=latency_target_s,
         )
         if shared_memory is not False:
-            steps = self._shared.infer(model, version, request, shared_memory)
+            steps = self._segments.infer(model, version, request, shared_memory)
             return self._carry_out(steps, timeout_s)
         message = messages.build_infer(model, version, request)
         return messages.parse_infer(self._connection.call("ModelInfer", message, timeout_s))
@@ -145,7 +145,7 @@ class Client:
             ValueError: `nbytes` is not positive.
             OSError: there is too little shared memory.
         """
-        return self._shared.make(nbytes)
+        return self._segments.make(nbytes)
 
     def stream(
         self,

@@ -20,10 +20,12 @@ from lanewise_client.errors import RegionExists, RegionNotFound
 from lanewise_client.messages import InferRequest, Slice
 from lanewise_client.protos import inference_pb2 as pb
 from lanewise_client.results import InferResult
-from lanewise_client.shared_memory import SegmentPool, SharedMemory, pooled_bytes
+from lanewise_client.shared_memory import SharedMemory, pooled_bytes
 
 CLOSING_TIMEOUT_S = 1.0
 """How long a client that is closed tries to unregister each of its segments."""
+
+_SMALLEST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,16 @@ class Step:
 Steps = Generator[Step, Any, InferResult]
 
 
-class SharedCalls:
-    """The shared memory of one client. Thread-safe."""
+class Segments:
+    """The shared memory of one client. Thread-safe.
+
+    Segments that inputs are copied to are reused from one call to the next; there are never more
+    of them than there were calls at a time.
+    """
 
     def __init__(self) -> None:
-        self._pool = SegmentPool()
         self._made: list[SharedMemory] = []
+        self._free: list[SharedMemory] = []  # of those that inputs are copied to
         self._lock = threading.Lock()
 
     def make(self, nbytes: int) -> SharedMemory:
@@ -52,7 +58,8 @@ class SharedCalls:
             ValueError, OSError: see `SharedMemory`.
         """
         memory = SharedMemory(nbytes)
-        self._keep(memory)
+        with self._lock:
+            self._made.append(memory)
         return memory
 
     def infer(
@@ -78,17 +85,14 @@ class SharedCalls:
             for name, array in request.inputs.items()
             if codec.datatype_of(name, array) != "BYTES"
         }
-        memory, given_up = self._pool.take(max(1, pooled_bytes(list(plain.values()))))
-        if given_up is not None:
-            yield from self._forget(given_up)
-        self._keep(memory)
+        memory = yield from self._take(max(1, pooled_bytes(plain.values())))
         try:
             copies = {name: _copy_into(memory, array) for name, array in plain.items()}
             shared = dataclasses.replace(request, inputs={**request.inputs, **copies})
-            result = yield from self._infer_in(model, version, shared, memory)
+            return (yield from self._infer_in(model, version, shared, memory))
         finally:
-            self._pool.give_back(memory)
-        return result
+            with self._lock:
+                self._free.append(memory)
 
     def close(self) -> list[Step]:
         """Remove every segment; get the calls that tell the server, whose errors do not matter."""
@@ -121,16 +125,21 @@ class SharedCalls:
         room = {name: memory.view(at.offset, at.nbytes) for name, at in places.items()}
         return messages.parse_infer(answer, room)
 
-    def _keep(self, memory: SharedMemory) -> None:
+    def _take(self, nbytes: int) -> Generator[Step, Any, SharedMemory]:
+        """Get an empty segment of at least `nbytes`; one that is too small is given up for it."""
         with self._lock:
-            if memory not in self._made:
-                self._made.append(memory)
-
-    def _forget(self, memory: SharedMemory) -> Generator[Step, Any, None]:
-        with self._lock:
-            self._made.remove(memory)
-        if memory.is_registered:
-            yield _unregister(memory)
+            large = (at for at, each in enumerate(self._free) if each.nbytes >= nbytes)
+            memory = self._free.pop(next(large, -1)) if self._free else None
+            if memory is not None and memory.nbytes >= nbytes:
+                memory.clear()
+                return memory
+            if memory is not None:
+                self._made.remove(memory)
+        if memory is not None:
+            memory.close()  # before the new one is made: there may not be room for both
+            if memory.is_registered:
+                yield _unregister(memory)
+        return self.make(max(_SMALLEST_BYTES, 1 << (nbytes - 1).bit_length()))
 
 
 def _register(memory: SharedMemory) -> Generator[Step, Any, None]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-import threading
 import weakref
+from collections.abc import Iterable
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,6 @@ FOLDER = Path("/dev/shm")
 """Where Linux keeps the segments of shm_open."""
 
 _ALIGNMENT = 64  # bytes: a cache line, and more than any element needs
-_SMALLEST_BYTES = 1 << 16
 _TRACKED_AS = "shared_memory"
 
 
@@ -121,40 +120,7 @@ class SharedMemory:
         return self._bytes[begin:].data
 
 
-class SegmentPool:
-    """The segments that a client copies inputs into, reused from one call to the next.
-
-    Thread-safe. There are never more than there were calls at a time.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[SharedMemory] = []
-        self._lock = threading.Lock()
-
-    def take(self, nbytes: int) -> tuple[SharedMemory, SharedMemory | None]:
-        """Get an empty segment of at least `nbytes`, and one to be given up for it, if any.
-
-        Raises:
-            OSError: there is too little shared memory.
-        """
-        with self._lock:
-            for position, segment in enumerate(self._free):
-                if segment.nbytes >= nbytes:
-                    del self._free[position]
-                    segment.clear()
-                    return segment, None
-            given_up = self._free.pop() if self._free else None
-        if given_up is not None:
-            given_up.close()  # before the new one is made: there may not be room for both
-        return SharedMemory(max(_SMALLEST_BYTES, 1 << (nbytes - 1).bit_length())), given_up
-
-    def give_back(self, segment: SharedMemory) -> None:
-        """Let others use `segment`."""
-        with self._lock:
-            self._free.append(segment)
-
-
-def pooled_bytes(arrays: list[Array]) -> int:
+def pooled_bytes(arrays: Iterable[Array]) -> int:
     """Count what a segment needs to take copies of `arrays`."""
     return sum(-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays)
 

@@ -83,6 +83,16 @@ def test_the_example_of_the_readme_prints_what_it_shows(address):
     assert told[1:] == shown[1:]
 
 
+def test_the_infer_command_of_the_readme_prints_the_outputs_of_its_rows(address):
+    (command,) = re.findall(r"lanewise (infer .*?) +#", README.read_text())
+
+    done = CliRunner().invoke(cli, [*shlex.split(command), "--url", address])
+
+    assert done.exit_code == 0, done.output
+    assert re.search(r"profile (dynamic|online), \d+ rows executed in \d launch", done.output)
+    assert "logits float32 [4, 10]" in done.output
+
+
 def test_the_first_model_settings_of_the_docs_serve_the_example(tmp_path):
     settings, *_ = blocks(MODELS.read_text(), "toml")
     shutil.copytree(DIGITS, tmp_path, dirs_exist_ok=True)

@@ -90,7 +90,7 @@ def test_the_front_ends_share_the_connections_and_metrics_count_them_all(digits)
         clients = [stack.enter_context(client) for client in clients_of(digits, 64)]
         list(pool.map(lambda client: client.infer("digits", {"X": images(1)}), clients))
         front_ends = [p for p, role in children(digits.process.pid).items() if role == FRONT_END]
-        assert all(has_connections(pid, digits.port) for pid in front_ends)
+        wait_for(lambda: all(has_connections(pid, digits.port) for pid in front_ends))
     wait_for(lambda: counted(digits) == before + 64)
 
 

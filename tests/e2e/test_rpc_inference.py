@@ -456,15 +456,15 @@ async def test_a_request_can_be_pinned_to_a_profile():
 @in_event_loop
 async def test_a_client_that_leaves_cancels_its_request():
     lanes = EchoLanes(before_answer=never)
-    observer = RecordedRequests()
+    recorded = RecordedRequests()
 
-    async with serving(registry_of(lanes), observer) as server:
+    async with serving(registry_of(lanes), recorded) as server:
         call = server.inference.ModelInfer(infer_request())
         submission = await lanes.arrivals.get()
         call.cancel()
 
         assert await lanes.cancellations.get() is submission
-        assert await observer.finished.get() == ("echo", "1", "", "Cancelled")
+        assert await recorded.finished.get() == ("echo", "1", "", "Cancelled")
 
 
 @in_event_loop
@@ -481,7 +481,7 @@ async def test_a_deadline_that_passes_cancels_the_request():
 @in_event_loop
 async def test_every_request_is_observed_once_whatever_its_end():
     lanes = EchoLanes()
-    observer = RecordedRequests()
+    recorded = RecordedRequests()
     requests = [
         infer_request(),
         pb.ModelInferRequest(model_name="nobody"),
@@ -490,14 +490,14 @@ async def test_every_request_is_observed_once_whatever_its_end():
         pb.ModelInferRequest(model_name="echo"),
     ]
 
-    async with serving(registry_of(lanes), observer) as server:
+    async with serving(registry_of(lanes), recorded) as server:
         for request in requests:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await server.inference.ModelInfer(request)
         lanes.before_answer = failing(KeyError("bug"))
         with contextlib.suppress(grpc.aio.AioRpcError):
             await server.inference.ModelInfer(infer_request())
-        ends = [await observer.finished.get() for _ in range(6)]
+        ends = [await recorded.finished.get() for _ in range(6)]
 
     assert ends == [
         ("echo", "1", "wide,narrow", ""),
@@ -507,7 +507,7 @@ async def test_every_request_is_observed_once_whatever_its_end():
         ("echo", "1", "", "UnknownTensor"),
         ("echo", "1", "", "InternalError"),
     ]
-    assert observer.finished.empty()
+    assert recorded.finished.empty()
 
 
 @in_event_loop

@@ -154,9 +154,9 @@ async def test_an_unreadable_message_ends_the_stream_after_what_came_before_it(
 @in_event_loop
 async def test_a_client_that_leaves_cancels_everything_outstanding_and_nothing_is_logged():
     lanes = EchoLanes(before_answer=never)
-    observer = RecordedRequests()
+    recorded = RecordedRequests()
 
-    async with serving(registry_of(lanes), observer) as server:
+    async with serving(registry_of(lanes), recorded) as server:
         with captured_logs() as logs:
             call = server.inference.ModelStreamInfer()
             for each in "abc":
@@ -165,7 +165,7 @@ async def test_a_client_that_leaves_cancels_everything_outstanding_and_nothing_i
                 await lanes.arrivals.get()
             call.cancel()
 
-            ends = [await observer.finished.get() for _ in range(3)]
+            ends = [await recorded.finished.get() for _ in range(3)]
 
     assert ends == [("echo", "1", "", "Cancelled")] * 3
     assert lanes.cancellations.qsize() == 3
@@ -214,10 +214,10 @@ async def test_the_deadline_of_the_stream_is_that_of_its_requests():
 
 @in_event_loop
 async def test_every_streamed_request_is_observed():
-    observer = RecordedRequests()
+    recorded = RecordedRequests()
 
-    async with serving(registry_of(EchoLanes()), observer) as server:
+    async with serving(registry_of(EchoLanes()), recorded) as server:
         await answers_to(server, infer_request(), pb.ModelInferRequest(model_name="nobody"))
-        ends = [await observer.finished.get() for _ in range(2)]
+        ends = [await recorded.finished.get() for _ in range(2)]
 
     assert sorted(ends) == [("", "", "", "ModelNotFound"), ("echo", "1", "wide,narrow", "")]

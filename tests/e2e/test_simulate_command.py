@@ -12,7 +12,7 @@ from lanewise.cli import main as command
 from lanewise.cli.simulate import POLICIES as OFFERED
 from lanewise.errors import ConfigError
 from lanewise.scheduler.costs.file import save_costs
-from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
+from lanewise.simulator.policies import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.trace import TraceWriter
 from lanewise.simulator.traffic import Arrival
 

@@ -208,7 +208,7 @@ class EchoLanes:
 
 @dataclass
 class RecordedRequests:
-    """An observer that remembers; `finished` yields each request when it ends.
+    """A `WhenFinished` that remembers; `finished` yields each request when it ends.
 
     But for the time it took; an impossible one stands in place of the error.
     """
@@ -250,7 +250,7 @@ def registry_of(*lanes: EchoLanes) -> ModelRegistry:
 @asynccontextmanager
 async def serving(
     registry: ModelRegistry,
-    observer: WhenFinished | None = None,
+    when_finished: WhenFinished | None = None,
     *,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     regions: RegionCalls | None = None,
@@ -262,7 +262,7 @@ async def serving(
 
     Args:
         registry: what is served.
-        observer: is told of every request.
+        when_finished: is told of every request.
         max_message_bytes: a whole number of 2^20 bytes.
         regions: of shared memory; None for some of its own.
         shared_memory: which calls may use it.
@@ -271,14 +271,14 @@ async def serving(
     limits = {"max_message_bytes": max_message_bytes, "shared_memory": shared_memory}
     if transport.front_ends is not None:
         front_ends = transport.front_ends.get(max_message_bytes >> 20, shared_memory)
-        async with _serving_by(front_ends, registry, observer, regions) as server:
+        async with _serving_by(front_ends, registry, when_finished, regions) as server:
             yield server
     elif transport.is_linked:
-        async with _serving_linked(registry, observer, regions, **limits) as server:
+        async with _serving_linked(registry, when_finished, regions, **limits) as server:
             yield server
     else:
         async with _serving(
-            registry, observer, engine_calls(registry, regions or Regions()), **limits
+            registry, when_finished, engine_calls(registry, regions or Regions()), **limits
         ) as server:
 
             async def publish() -> None:
@@ -292,12 +292,12 @@ async def serving(
 async def _serving_by(
     front_ends: FrontEndProcesses,
     registry: ModelRegistry,
-    observer: WhenFinished | None,
+    when_finished: WhenFinished | None,
     regions: RegionCalls | None,
 ) -> AsyncIterator[Serving]:
     engine_server = LentFrontEnds(
         registry,
-        observer or ignore_finished,
+        when_finished or ignore_finished,
         engine_calls(registry, regions or Regions()),
         front_ends.listener,
     )
@@ -318,11 +318,11 @@ async def _serving_by(
 @asynccontextmanager
 async def _serving_linked(
     registry: ModelRegistry,
-    observer: WhenFinished | None,
+    when_finished: WhenFinished | None,
     regions: RegionCalls | None,
     **limits: Any,
 ) -> AsyncIterator[Serving]:
-    async with linked(registry, observer, regions) as (front_end, engine):
+    async with linked(registry, when_finished, regions) as (front_end, engine):
         told, link = front_end.registry, front_end.link
         async with _serving(told, link.count, link.ask, **limits) as server:
 
@@ -339,12 +339,16 @@ async def _serving_linked(
 @asynccontextmanager
 async def _serving(
     registry: ModelRegistry,
-    observer: WhenFinished | None,
+    when_finished: WhenFinished | None,
     engine: EngineCalls,
     **limits: Any,
 ) -> AsyncIterator[Serving]:
     services = build_services(
-        registry, SystemClock(), engine=engine, observer=observer or ignore_finished, **limits
+        registry,
+        SystemClock(),
+        engine=engine,
+        when_finished=when_finished or ignore_finished,
+        **limits,
     )
     server, health = tested_transport.get().make(services), services.health
     address = f"127.0.0.1:{server.listen('127.0.0.1', 0)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +15,9 @@ import pytest
 from onnx import helper
 
 from helpers.models import ONNX_TYPES, save_onnx, tensor
-from lanewise.backends.trt.binding import Binding, bind
+from lanewise.backends.trt.binding import Binding, bind, make_binding
 from lanewise.backends.trt.build.plan_header import HEADER_BYTES
+from lanewise.errors import ConfigError
 from lanewise.model.tensors import DYNAMIC, DType, Shape, TensorSpec
 
 REQUIRED = "LANEWISE_REQUIRE_TENSORRT"
@@ -45,6 +46,20 @@ def bind_rtx() -> Binding:
     """Get the binding of TensorRT-RTX, or skip the test that calls this."""
     import_tensorrt("tensorrt_rtx")
     return bind("tensorrt-rtx")
+
+
+def bind_lean() -> Binding:
+    """Get a binding of TensorRT's lean runtime, or skip the test that calls this."""
+    return make_binding("tensorrt", "Lean", import_tensorrt("tensorrt_lean"))
+
+
+def load_refusal(bind: Callable[[], Binding], file: Path) -> str:
+    """Get why the plan in `file` cannot be loaded; for a process of its own."""
+    from lanewise.backends.trt.loader import load_engine
+
+    with pytest.raises(ConfigError) as raised:
+        load_engine(bind(), file)
+    return str(raised.value)
 
 
 def save_expand(file: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.scheduler import devices
 from benchmarks.scheduler.optimum import Job, mean_share, most_on_time
 from benchmarks.scheduler.scenarios import BURST_NS, PERIOD_NS, all_scenarios
-from lanewise.simulator.rivals import POLICIES
+from lanewise.simulator.policies import POLICIES
 from lanewise.simulator.simulation import simulate
 
 SCENARIOS = {scenario.name: scenario for scenario in all_scenarios()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.scheduler.core_cost import BACKLOG, calls_per_request
-from lanewise.simulator.rivals import POLICIES
+from lanewise.simulator.policies import POLICIES
 
 MAX_CALLS = 150
 """Function calls a request from arrival to end; at some 120 ns each, 17 us."""

@@ -19,7 +19,7 @@ from lanewise.scheduler.costs.table import CostTable, bucket_of
 from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.scheduler.policy.mixing import cheapest_groups
 from lanewise.scheduler.policy.prices import Prices
-from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
+from lanewise.simulator.policies import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.simulation import Options, simulate
 from lanewise.simulator.traffic import Arrival
 

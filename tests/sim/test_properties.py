@@ -12,7 +12,7 @@ from helpers.sim import Simulation, model, profile
 from lanewise.errors import NoProfileAdmits
 from lanewise.model.spec import ModelSpec
 from lanewise.scheduler.request import Launch
-from lanewise.simulator.rivals import POLICIES
+from lanewise.simulator.policies import POLICIES
 from lanewise.simulator.rivals.tf_serving import TfServingPolicy
 from lanewise.simulator.rivals.triton import TritonPolicy
 

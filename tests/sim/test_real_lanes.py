@@ -20,7 +20,7 @@ from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.lane import Lane, LaneId
 from lanewise.simulator.outcomes import Outcomes
-from lanewise.simulator.rivals import DEFAULT_POLICY, POLICIES
+from lanewise.simulator.policies import DEFAULT_POLICY, POLICIES
 from lanewise.simulator.simulation import simulate
 from lanewise.simulator.traffic import Arrival
 

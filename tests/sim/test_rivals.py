@@ -8,7 +8,7 @@ import pytest
 
 from helpers.sim import Simulation, mission_model, model, profile
 from lanewise.clock import NS_PER_MS
-from lanewise.simulator.rivals import POLICIES
+from lanewise.simulator.policies import POLICIES
 from lanewise.simulator.rivals.tf_serving import TfServingPolicy
 from lanewise.simulator.rivals.triton import TritonPolicy, distance
 

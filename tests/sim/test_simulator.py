@@ -12,8 +12,8 @@ from helpers.measured import measured_model
 from lanewise.clock import NS_PER_MS, NS_PER_S
 from lanewise.scheduler.costs.file import HostCosts, load_costs
 from lanewise.simulator.mix import default_mix, scale
+from lanewise.simulator.policies import POLICIES
 from lanewise.simulator.report import summarize
-from lanewise.simulator.rivals import POLICIES
 from lanewise.simulator.rivals.first_fit import FirstFitPolicy
 from lanewise.simulator.simulation import Options, simulate
 from lanewise.simulator.traffic import Arrival, RequestKind, Traffic

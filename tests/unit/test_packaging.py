@@ -109,6 +109,27 @@ def test_grpc_is_not_imported_where_nobody_speaks_it():
     assert {"grpc", "google.protobuf"}.isdisjoint(json.loads(loaded))
 
 
+def test_an_engine_has_imported_what_answers_calls_before_it_takes_any():
+    loaded = run_python(
+        """if True:
+        import asyncio, json, sys
+        from pathlib import Path
+        from lanewise.processes.app import App
+        from lanewise.settings.server import ServerSettings
+
+        def front(*_):
+            print(json.dumps(sorted(sys.modules)))
+            sys.exit()
+
+        settings = ServerSettings(Path("examples/digits/models"), metrics_port=0)
+        asyncio.run(App(settings, front=front, watch_signals=lambda _: None).run())
+        """
+    )
+
+    assert {"google.protobuf", "lanewise.rpc.engine_calls"} <= set(json.loads(loaded))
+    assert "grpc" not in json.loads(loaded)
+
+
 def test_every_name_of_the_client_is_imported_when_it_is_used():
     run_python(
         "import lanewise_client\n"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from lanewise import __version__
-from lanewise.settings.server import DEFAULT_GRPC_PORT
+from lanewise.settings.server import DEFAULT_GRPC_PORT, BackendName
 
-BACKENDS = click.Choice(("auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "simulated"))
+BACKENDS = click.Choice(get_args(BackendName))
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)

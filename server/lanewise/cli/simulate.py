@@ -24,15 +24,8 @@ if TYPE_CHECKING:
     from lanewise.simulator.report import KindReport, LaneReport, Report
     from lanewise.simulator.traffic import Arrival
 
-POLICIES = (
-    "cost-aware",
-    "first-fit",
-    "one-context",
-    "triton",
-    "triton-as-coded",
-    "tf-serving",
-)
-"""Those of `lanewise.simulator.rivals`; the default first."""
+POLICIES = ("cost-aware", "first-fit", "one-context", "triton", "triton-as-coded", "tf-serving")
+"""Those of `lanewise.simulator.policies`; the default first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +103,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     up: give --mix, --rate or both.
     """
     from lanewise.scheduler.costs.file import load_costs
-    from lanewise.simulator import rivals
+    from lanewise.simulator import policies as known
     from lanewise.simulator.plot import draw, require_plots
     from lanewise.simulator.report import summarize
     from lanewise.simulator.simulation import Options, simulate
@@ -123,7 +116,7 @@ def command(  # noqa: PLR0917 - click passes options by name
         _require_folder(plot_file)
         require_plots()
     options = Options(max_queue_requests, learned=not unlearned, varied=varied, seed=seed)
-    results = {name: simulate(model, arrivals, rivals.POLICIES[name], options) for name in policies}
+    results = {name: simulate(model, arrivals, known.POLICIES[name], options) for name in policies}
     reports = [summarize(name, result) for name, result in results.items()]
     open_console().print(_totals(reports), _kinds(reports), _lanes(reports))
     if json_file is not None:

@@ -110,7 +110,6 @@ class App:
         device is lost, and releasing what is held on it may crash or hang."""
         self._clock = clock or SystemClock()
         self._regions = Regions()
-        self._engine_calls: EngineCalls | None = None
         self._dispatchers: list[Dispatcher] = []
         self._traces: list[TraceWriter] = []
         self._costs = None if settings.costs is None else CostFolder(settings.costs)
@@ -137,8 +136,11 @@ class App:
         if self._http_listener is None:
             require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
-        finished = metrics.request_finished
-        front = self._make_front(self.registry, self._clock, finished, self._answer)
+        # Protobuf, which takes 31 ms to import: before there are calls to hold up.
+        from lanewise.rpc.engine_calls import engine_calls  # noqa: PLC0415
+
+        answer = engine_calls(self.registry, self._regions)
+        front = self._make_front(self.registry, self._clock, metrics.request_finished, answer)
         http = HttpEndpoint(
             self.settings.host,
             self.settings.metrics_port,
@@ -167,15 +169,6 @@ class App:
     def _addresses(self) -> dict[str, str]:
         return {"grpc": self._address(self.grpc_port), "http": self._address(self.metrics_port)}
 
-    async def _answer(self, method: str, request: bytes) -> bytes:
-        """Answer a call that needs the lanes; see `EngineCalls`."""
-        if self._engine_calls is None:
-            # Not before: an engine behind front ends needs protobuf for nothing else.
-            from lanewise.rpc.engine_calls import engine_calls  # noqa: PLC0415
-
-            self._engine_calls = engine_calls(self.registry, self._regions)
-        return await self._engine_calls(method, request)
-
     def _on_signal(self, number: signal.Signals) -> None:
         """Drain at the first signal, end the process at the second."""
         if not self._signalled:
@@ -197,7 +190,7 @@ class App:
             telling.cancel()
         self.must_leave_at_once |= loading.cancelled()
 
-    def _take_note_of_lost_lane(self, error: RunnerLost) -> None:
+    def _on_lane_lost(self, error: RunnerLost) -> None:
         if isinstance(error, DeviceLost):
             self._give_up_device(error)
         self._lane_lost.set()
@@ -275,7 +268,7 @@ class App:
             max_queue_requests=self.settings.max_queue_requests,
             scheduling=settings.scheduling,
             costs=costs,
-            when_lane_lost=self._take_note_of_lost_lane,
+            when_lane_lost=self._on_lane_lost,
             regions=self._regions,
         )
         try:

@@ -90,7 +90,7 @@ class Supervisor:
         """Serve until a stop signal comes, or nothing can be served; get the exit status."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
-            while self._are_alive or self._stop_by_s is None:
+            while self._stop_by_s is None or any(child.process for child in self._children):
                 self._start_due()
                 received = signal.sigtimedwait(_WATCHED, self._timeout_s())
                 if received is not None and received.si_signo != signal.SIGCHLD:
@@ -104,10 +104,6 @@ class Supervisor:
     @property
     def _children(self) -> list[_Child]:
         return [self._engine, *self._front_ends]
-
-    @property
-    def _are_alive(self) -> bool:
-        return any(child.process is not None for child in self._children)
 
     def _timeout_s(self) -> float:
         """Get how long to wait for a signal before something is due."""

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from lanewise.errors import InvalidRequest, MessageTooLarge, Unsupported
-from lanewise.rpc.status import Status, settle
+from lanewise.rpc.status import Status, status_for
 
 
 class Call(Protocol):
@@ -138,7 +138,7 @@ def _unary(
             return response.SerializeToString()
         except Exception as error:
             model = getattr(request, "model_name", "") or getattr(request, "name", "")
-            return settle(error, rpc=name, model=model)
+            return status_for(error, rpc=name, model=model)
 
     return answer
 
@@ -153,7 +153,7 @@ def _stream(
             else:
                 await servicer((read(data) async for data in requests), call)
         except Exception as error:
-            return settle(error, rpc=name)
+            return status_for(error, rpc=name)
         return None
 
     return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -48,7 +49,7 @@ def build_services(
     max_message_bytes: int,
     engine: EngineCalls,
     shared_memory: SharedMemory = DEFAULT_SHARED_MEMORY,
-    observer: WhenFinished = ignore_finished,
+    when_finished: WhenFinished = ignore_finished,
 ) -> Services:
     """Build the services for the models of `registry`; used on one event loop.
 
@@ -58,16 +59,24 @@ def build_services(
         max_message_bytes: the largest request accepted; responses are not limited.
         engine: answers the calls that only the process with the lanes can.
         shared_memory: which calls may use it.
-        observer: is told of every inference request.
+        when_finished: is told of every inference request.
     """
     services = (INFERENCE_SERVICE, LANE_SERVICE)
     health = HealthService(service.full_name for service in services)
     access = RegionAccess(shared_memory)
-    inference = InferenceService(registry, clock, observer, access)
-    shared = {each.name: _forwarded(each, engine, access.require) for each in REGION_METHODS}
+    inference = InferenceService(registry, clock, when_finished, access)
+
+    def require_lanes(request: Any, _: Call) -> None:  # noqa: ANN401 - any of lanewise.v1
+        """Refuse here, as inference is, also while there is no engine to refuse it."""
+        registry.resolve(request.name, request.version).require_lanes()
+
+    shared = {
+        each.name: _forwarded(each, engine, lambda _, call: access.require(call))
+        for each in REGION_METHODS
+    }
     servicers = {
         INFERENCE_SERVICE: {**inference.methods(), **shared},
-        LANE_SERVICE: {each.name: _forwarded(each, engine) for each in LANE_METHODS},
+        LANE_SERVICE: {each.name: _forwarded(each, engine, require_lanes) for each in LANE_METHODS},
         HEALTH_SERVICE: health.methods(),
         REFLECTION_SERVICE: ReflectionService((*services, HEALTH_SERVICE)).methods(),
     }
@@ -82,13 +91,13 @@ def build_services(
 def _forwarded(
     method: MethodDescriptor,
     engine: EngineCalls,
-    require: Callable[[Call], None] = lambda _: None,
+    check: Callable[[Any, Call], object],
 ) -> Servicer:
-    """Make the servicer of a method that the engine answers; `require` says who may call it."""
+    """Make the servicer of a method that the engine answers; `check` refuses calls before."""
     response_class = GetMessageClass(method.output_type)
 
     async def forward(request: Message, call: Call) -> Message:
-        require(call)
+        check(request, call)
         return response_class.FromString(await engine(method.name, request.SerializeToString()))
 
     return forward

@@ -87,7 +87,7 @@ def reason_of(error_class: type[BaseException]) -> str:
     return error_class.__name__ if issubclass(error_class, ServingError) else INTERNAL_REASON
 
 
-def settle(error: Exception, *, rpc: str, model: str = "") -> Status:
+def status_for(error: Exception, *, rpc: str, model: str = "") -> Status:
     """Log why a call failed, once, and get the status for its caller.
 
     Args:

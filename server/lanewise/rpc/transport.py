@@ -83,7 +83,7 @@ def rpc_front(
     """
 
     def make(
-        registry: ModelRegistry, clock: Clock, observer: WhenFinished, engine: EngineCalls
+        registry: ModelRegistry, clock: Clock, when_finished: WhenFinished, engine: EngineCalls
     ) -> RpcFront:
         services = build_services(
             registry,
@@ -91,7 +91,7 @@ def rpc_front(
             max_message_bytes=settings.max_message_mb << 20,
             engine=engine,
             shared_memory=settings.shared_memory,
-            observer=observer,
+            when_finished=when_finished,
         )
         carried = aio_transport(settings)(services) if transport is None else transport(services)
         return RpcFront(registry, services, carried)

@@ -155,10 +155,10 @@ class Scheduler:
     def abandon(self) -> list[Decision]:
         """End every request that has rows waiting: the time to drain is over."""
         decisions: list[Decision] = []
-        for waiting in list(self._backlog):
-            self._forget(waiting)
+        for request in list(self._backlog):
+            self._forget(request)
             error = Draining("the server stopped before the request could run; try another replica")
-            decisions.append(End(waiting, error))
+            decisions.append(End(request, error))
         return decisions
 
     def next_wakeup_ns(self) -> int | None:
@@ -191,9 +191,9 @@ class Scheduler:
             apart = [waiting for entries in queue.by_owners.values() for waiting in entries]
             assert sorted(map(id, apart)) == sorted(map(id, queue.entries))
             assert all(queue.by_owners.values()), "an empty list is kept"
-        for waiting in self._requests.values():
-            assert waiting.rows_left or waiting.launches, "a request neither waits nor runs"
-            assert 0 <= waiting.next_row == waiting.route.rows - waiting.rows_left
+        for request in self._requests.values():
+            assert request.rows_left or request.launches, "a request neither waits nor runs"
+            assert 0 <= request.next_row == request.route.rows - request.rows_left
         assert self._backlog.has_room == any(lane.has_room for lane in self.lanes)
         assert self._in_flight == sum(len(lane.in_flight) for lane in self.lanes)
         for lane in self.lanes:
@@ -270,14 +270,14 @@ class Scheduler:
             heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (deadline_ns, request.number))
 
-    def _enqueue(self, waiting: Request) -> None:
-        waiting.owners = self.router.owners(waiting.fits, waiting.rows_left)
-        self._backlog.add(waiting)
+    def _enqueue(self, request: Request) -> None:
+        request.owners = self.router.owners(request.fits, request.rows_left)
+        self._backlog.add(request)
 
-    def _forget(self, waiting: Request) -> None:
-        if waiting.rows_left:
-            self._backlog.remove(waiting)
-        del self._requests[waiting.number]
+    def _forget(self, request: Request) -> None:
+        if request.rows_left:
+            self._backlog.remove(request)
+        del self._requests[request.number]
 
     def _expire(self, now_ns: int) -> list[Decision]:
         decisions: list[Decision] = []
@@ -404,14 +404,14 @@ class Scheduler:
     def _reroute(self) -> list[Decision]:
         """Queue every waiting request again, without the profiles that have lost their lanes."""
         decisions: list[Decision] = []
-        for waiting in list(self._backlog):
-            self._backlog.remove(waiting)
-            waiting.fits = self._live(waiting.fits)
-            if waiting.fits:
-                self._enqueue(waiting)
+        for request in list(self._backlog):
+            self._backlog.remove(request)
+            request.fits = self._live(request.fits)
+            if request.fits:
+                self._enqueue(request)
             else:
-                del self._requests[waiting.number]
-                decisions.append(End(waiting, self._lost(waiting)))
+                del self._requests[request.number]
+                decisions.append(End(request, self._lost(request)))
         return decisions
 
 

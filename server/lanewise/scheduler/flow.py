@@ -129,7 +129,7 @@ class RequestFlow:
         stuck = list(self._requests)
         for request in stuck:
             text = "the server stopped before the request was done; try another replica"
-            self._end(End(request, Draining(text)))
+            self._end(End(request, Draining(text), was_run=True))
         return len(dropped) + len(stuck)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A request on its way, and what is decided about it. Plain records: shapes and times, no data."""
+"""A request on its way, and what is decided about it. Plain records of shapes and times."""
 
 from __future__ import annotations
 
@@ -59,11 +59,7 @@ class Request:
         padded_key: requests may also share a launch, padded to the longest of them, if these
             keys are equal and not None.
         payload: the caller's; the scheduler never looks at it.
-
-    The scheduler sets the rest when it admits the request:
-
-    Attributes:
-        arrived_ns: when it was admitted.
+        arrived_ns: when it was admitted; this and the rest are the scheduler's.
         number: its place in the order of arrival.
         sequence: the same, and a new one, at the end, each time a part of it was launched.
         due_ns: what it is ordered by: when it should be done, later for a lower priority.
@@ -144,7 +140,7 @@ class End:
         error: why it was not run to its end; None if every row of it has been run.
         was_admitted: whether it waited; False for one that was refused on arrival.
         needed_ns: what it would have taken to run it from then on, if that was the reason.
-        was_run: whether the error is that of a launch with rows of it.
+        was_run: whether it ended because a launch with rows of it failed, or did not return.
     """
 
     request: Request

@@ -9,7 +9,7 @@ import tomllib
 import typing
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -22,10 +22,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lanewise.errors import ConfigError
+from lanewise.settings.server import BackendName
 
 EntriesT = TypeVar("EntriesT", bound=Sized)
-
-BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "simulated"]
 
 
 def _require_entries(entries: EntriesT) -> EntriesT:

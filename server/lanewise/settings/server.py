@@ -17,10 +17,10 @@ DEFAULT_DRAIN_GRACE_S = 20.0
 """Kubernetes leaves a container 30 s between SIGTERM and SIGKILL; stopping takes up to 6 s more
 than this, for launches in flight and for responses to be read."""
 
+BackendName = Literal["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "simulated"]
 SharedMemory = Literal["auto", "on", "off"]
 """Which calls may use shared memory: those over loopback, all, none."""
 DEFAULT_SHARED_MEMORY: SharedMemory = "auto"
-
 
 MAX_FRONTENDS = 64
 
@@ -53,7 +53,7 @@ class ServerSettings:
     host: str = "0.0.0.0"
     grpc_port: int = DEFAULT_GRPC_PORT
     metrics_port: int = DEFAULT_METRICS_PORT
-    backend: str | None = None
+    backend: BackendName | None = None
     frontends: int = 0
     transport: str = "aio"
     tls_cert: Path | None = None

@@ -136,7 +136,8 @@ class _Simulation:
         steps = 0
         while True:
             ended_ns = self._ended[0].at_ns if self._ended else self._device.next_end_ns
-            at_ns = _earliest(seen_ns, ended_ns, self._woken_ns())
+            coming = (seen_ns, ended_ns, self._woken_ns())
+            at_ns = min((each for each in coming if each is not None), default=None)
             if at_ns is None:
                 break
             steps += 1
@@ -255,7 +256,3 @@ class _Simulation:
             executed,
         )
         self._device.start(work, self._free_ns)
-
-
-def _earliest(*times_ns: int | None) -> int | None:
-    return min((at_ns for at_ns in times_ns if at_ns is not None), default=None)

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from lanewise import errors
 from lanewise.errors import ServingError
-from lanewise.rpc.status import code_of, settle
+from lanewise.rpc.status import code_of, status_for
 
 
 def subclasses_of(error_class):
@@ -25,7 +25,7 @@ EVERY_ERROR = sorted(
 
 @pytest.mark.parametrize("error_class", EVERY_ERROR)
 def test_every_error_has_a_status_and_tells_its_class(error_class):
-    status = settle(error_class("what came, what is allowed"), rpc="ModelInfer")
+    status = status_for(error_class("what came, what is allowed"), rpc="ModelInfer")
 
     assert status.code is code_of(error_class)
     assert status.text == "what came, what is allowed"
@@ -60,7 +60,7 @@ def test_an_error_outside_the_table_has_no_status():
 
 def test_a_refusal_is_logged_once_as_information():
     with capture_logs() as logs:
-        settle(errors.QueueFull("256 requests wait"), rpc="ModelInfer", model="digits")
+        status_for(errors.QueueFull("256 requests wait"), rpc="ModelInfer", model="digits")
 
     assert logs == [
         {
@@ -79,7 +79,7 @@ def test_a_failed_batch_is_not_logged_as_an_error_again():
     failure = errors.ExecutionFailed("the runner said no")
 
     with capture_logs() as logs:
-        settle(failure, rpc="ModelInfer", model="digits")
+        status_for(failure, rpc="ModelInfer", model="digits")
 
     assert [(line["log_level"], line["reason"]) for line in logs] == [("info", "ExecutionFailed")]
 
@@ -88,7 +88,7 @@ def test_a_bug_is_told_by_an_id_that_the_log_holds_and_by_nothing_else():
     bug = KeyError("secret")
 
     with capture_logs() as logs:
-        status = settle(bug, rpc="ModelInfer")
+        status = status_for(bug, rpc="ModelInfer")
 
     (line,) = logs
     assert status.code is grpc.StatusCode.INTERNAL
@@ -100,7 +100,7 @@ def test_a_bug_is_told_by_an_id_that_the_log_holds_and_by_nothing_else():
 
 @pytest.mark.parametrize("character", ["x", "%", "é", "\U0001f6e4"])
 def test_a_long_text_is_cut_to_what_fits_into_the_trailers(character):
-    status = settle(errors.InvalidRequest("begins so " + character * 10_000), rpc="ModelInfer")
+    status = status_for(errors.InvalidRequest("begins so " + character * 10_000), rpc="ModelInfer")
 
     assert status.text.startswith("begins so " + character * 100)
     assert status.text.endswith("... (cut)")

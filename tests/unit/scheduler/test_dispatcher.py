@@ -386,19 +386,26 @@ def test_requests_are_stacked_only_if_the_inputs_they_share_are_equal():
     asyncio.run(scenario())
 
 
-def test_drain_gives_up_a_launch_that_does_not_return():
+def test_drain_gives_up_a_launch_that_does_not_return_and_what_still_waits(debug_log):
     async def scenario():
         loaded, runners = gated_model(model(profile(0, (1, 1, 1))))
         dispatcher = Dispatcher(loaded, SystemClock(), max_queue_requests=10, costs=CostTable())
         running = asyncio.create_task(dispatcher.submit(rows(1)))
         await started(runners["p0"])
-        assert await dispatcher.drain(0) == 1
-        with pytest.raises(Draining):
-            await running
+        waiting = asyncio.create_task(dispatcher.submit(rows(2, 3)))
+        await asyncio.sleep(0)
+        assert await dispatcher.drain(0) == 2
+        for task in (running, waiting):
+            with pytest.raises(Draining):
+                await task
         assert not await dispatcher.close()
         runners["p0"].release()
 
     asyncio.run(scenario())
+
+    assert lines_of(debug_log, "request not run", "reason", "rows") == [
+        {"reason": "Draining", "rows": 2}
+    ], "the one that was in flight has been run"
 
 
 def test_a_launch_that_cannot_be_built_fails_its_requests_and_frees_the_lane():

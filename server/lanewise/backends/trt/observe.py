@@ -10,7 +10,6 @@ import numpy as np
 from lanewise.backends.trt.binding import Binding, TrtObject
 from lanewise.backends.trt.introspect import EngineFacts
 from lanewise.memory.device import Stream
-from lanewise.model.spec import ShapeRange
 from lanewise.model.tensors import DYNAMIC, Array, Shape, TensorSpec, merge_sizes
 
 Values = Mapping[str, tuple[int, ...]]
@@ -109,12 +108,9 @@ def _questions(facts: EngineFacts) -> Sequence[Question]:
             pairs = [(a, b) for a in ("opt", "min", "max") for b in ("opt", "min", "max")]
         for shape_end, value_end in pairs:
             shapes = {name: getattr(each, shape_end) for name, each in profile.shapes.items()}
-            questions.append(Question(index, shapes, _values(profile.values, value_end)))
+            values = {name: getattr(each, value_end) for name, each in profile.values.items()}
+            questions.append(Question(index, shapes, values))
     return questions
-
-
-def _values(limits: Mapping[str, ShapeRange], end: str) -> Values:
-    return {name: getattr(each, end) for name, each in limits.items()}
 
 
 def _rows(inputs: Sequence[TensorSpec], question: Question) -> int | None:

@@ -15,7 +15,7 @@ from lanewise.errors import Draining, Unsupported
 from lanewise.rpc.edge.call import EdgeCall, Event, Receive, Send
 from lanewise.rpc.methods import RpcMethod, UnaryMethod
 from lanewise.rpc.services import Services
-from lanewise.rpc.status import Status, reason_of, settle
+from lanewise.rpc.status import Status, reason_of, status_for
 
 CHECK_PERIOD_S: Final = 0.1
 """How often open calls are checked. Most are answered sooner and cost no check."""
@@ -47,7 +47,6 @@ class EdgeServer:
         self._all_ended = asyncio.Event()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one call."""
         if not _is_grpc(scope):
             await _refuse_http(send)
             return
@@ -101,7 +100,7 @@ class EdgeServer:
                 return
             response = call.final_status
         except Exception as error:
-            response = settle(error, rpc=path.rpartition("/")[2])
+            response = status_for(error, rpc=path.rpartition("/")[2])
         finally:
             call.is_over = True
             self._open.discard(call)

@@ -22,7 +22,6 @@ class RegionAccess:
 
     @property
     def is_offered(self) -> bool:
-        """Whether any call may."""
         return self._setting != "off"
 
     def require(self, call: Call) -> None:

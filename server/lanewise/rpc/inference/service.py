@@ -16,7 +16,7 @@ from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_parameters, w
 from lanewise.rpc.inference.region_access import RegionAccess
 from lanewise.rpc.inference.streams import answer_in_order
 from lanewise.rpc.methods import Call, Servicer, write
-from lanewise.rpc.status import REASON, reason_of, settle
+from lanewise.rpc.status import REASON, reason_of, status_for
 from lanewise.scheduler.registry import ModelRegistry, ModelState
 from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import WhenFinished
@@ -53,13 +53,13 @@ class InferenceService:
         self,
         registry: ModelRegistry,
         clock: Clock,
-        observer: WhenFinished,
+        when_finished: WhenFinished,
         region_access: RegionAccess,
     ) -> None:
         self._registry = registry
         self._region_access = region_access
         self._clock = clock
-        self._observer = observer
+        self._when_finished = when_finished
         self._codecs: dict[tuple[str, str], Codec] = {}
 
     def methods(self) -> Mapping[str, Servicer]:
@@ -126,7 +126,7 @@ class InferenceService:
         try:
             answer = pb.ModelStreamInferResponse(infer_response=await self._infer(request, call))
         except Exception as error:
-            status = settle(error, rpc="ModelStreamInfer", model=request.model_name)
+            status = status_for(error, rpc="ModelStreamInfer", model=request.model_name)
             answer = pb.ModelStreamInferResponse(error_message=status.text)
             answer.infer_response.id = request.id
             answer.infer_response.parameters[REASON].string_param = status.reason
@@ -166,7 +166,7 @@ class InferenceService:
             raise
         finally:
             latency_ns = self._clock.now_ns() - started_ns
-            self._observer(name, version, profile, error, latency_ns)
+            self._when_finished(name, version, profile, error, latency_ns)
 
     def _codec(self, spec: ModelSpec) -> Codec:
         key = (spec.name, spec.version)

@@ -53,7 +53,9 @@ class TfServingPolicy(ArrivalOrder):
         self.wakeup_ns = None
         if sum(len(lane.in_flight) for lane in backlog.lanes) >= self._threads:
             return None
-        for key, queue in sorted(backlog.queues.items(), key=self._last_turn):
+        for key, queue in sorted(
+            backlog.queues.items(), key=lambda entry: self._last_turns.get(entry[0], 0)
+        ):
             lanes = lanes_in_service(backlog, queue.fits)
             room = max(lane.profile.rows.max for lane in lanes)
             room = min(room, self._max_rows or room)
@@ -67,9 +69,6 @@ class TfServingPolicy(ArrivalOrder):
                 return Launch(lane, _take(queue, rows), why(backlog, full=rows == room))
             self.wakeup_ns = due_ns if self.wakeup_ns is None else min(self.wakeup_ns, due_ns)
         return None
-
-    def _last_turn(self, entry: tuple[QueueKey, StackQueue]) -> int:
-        return self._last_turns.get(entry[0], 0)
 
     def _note_turn(self, key: QueueKey, backlog: Backlog) -> None:
         self._turn += 1
