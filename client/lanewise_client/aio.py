@@ -193,8 +193,10 @@ class AsyncClient:
     ) -> bool:
         """Tell whether `model` can serve; False if the server cannot be reached in time.
 
+        Lanewise and Triton answer False for a model or version that they do not have.
+
         Raises:
-            ModelNotFound: the server has no such model or version.
+            ModelNotFound: another server refuses to tell of one that it does not have.
         """
         request = pb.ModelReadyRequest(name=model, version=version)
         return await self._is("ModelReady", request, "ready", timeout_s)

@@ -277,10 +277,16 @@ async def test_a_ready_model_makes_a_ready_server():
     async with serving(registry_of(EchoLanes())) as server:
         model = await server.inference.ModelReady(pb.ModelReadyRequest(name="echo", version="1"))
         whole = await server.inference.ServerReady(pb.ServerReadyRequest())
-        unknown = await refusal_of(server.inference.ModelReady(pb.ModelReadyRequest(name="x")))
 
     assert (model.ready, whole.ready) == (True, True)
-    assert unknown[:2] == ("NOT_FOUND", "ModelNotFound")
+
+
+@pytest.mark.parametrize(("name", "version"), [("x", ""), ("x", "1"), ("echo", "9")])
+@in_event_loop
+async def test_a_model_or_version_nobody_knows_is_not_ready(name, version):
+    async with serving(registry_of(EchoLanes())) as server:
+        request = pb.ModelReadyRequest(name=name, version=version)
+        assert not (await server.inference.ModelReady(request)).ready
 
 
 @in_event_loop
@@ -654,7 +660,7 @@ async def test_a_route_for_inputs_that_make_no_sense_is_refused():
 @in_event_loop
 async def test_a_port_that_is_taken_is_an_error():
     async with serving(registry_of(EchoLanes())) as server:
-        second = aio_server([])
+        second = aio_server([], MAX_MESSAGE_BYTES)
 
         with pytest.raises(RuntimeError, match="Failed to bind"):
             second.add_insecure_port(server.address)

@@ -80,7 +80,11 @@ async def test_a_failed_request_is_answered_with_its_error_and_the_stream_goes_o
         ("d", ""),
     ]
     assert answers[1].infer_response == pb.ModelInferResponse(
-        id="b", parameters={"error-reason": pb.InferParameter(string_param="QueueFull")}
+        id="b",
+        parameters={
+            "error-reason": pb.InferParameter(string_param="QueueFull"),
+            "triton_final_response": pb.InferParameter(bool_param=True),
+        },
     )
 
 
@@ -104,7 +108,7 @@ async def test_a_bug_in_one_request_is_told_by_an_id_and_the_stream_goes_on():
 
 
 @in_event_loop
-async def test_the_final_response_is_marked_if_the_request_asks_for_it():
+async def test_every_answer_is_marked_as_the_last_to_its_request():
     asks = {"triton_enable_empty_final_response": {"bool_param": True}}
 
     async with serving(registry_of(EchoLanes())) as server:
@@ -116,12 +120,9 @@ async def test_the_final_response_is_marked_if_the_request_asks_for_it():
         )
 
     marks = [
-        answer.infer_response.parameters["triton_final_response"].bool_param
-        for answer in answers
-        if "triton_final_response" in answer.infer_response.parameters
+        answer.infer_response.parameters["triton_final_response"].bool_param for answer in answers
     ]
-    assert marks == [True, True]
-    assert "triton_final_response" not in answers[1].infer_response.parameters
+    assert marks == [True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -18,6 +18,9 @@ from lanewise.settings.ports import require_free_port
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 MAX_PENDING_CALLS = 100_000
+
+NEAR_MISS_BYTES = 1 << 20
+"""How far above the limit a message may be to reach the methods, and refused with our own text."""
 
 _MAX_INT32 = 2**31 - 1
 
@@ -39,7 +42,9 @@ class AioServer:
             tls: a certificate chain and its key, in PEM; None for no TLS.
             shares_port: whether other processes of this server listen on the same port.
         """
-        self._server = aio_server(services.methods, shares_port=shares_port)
+        self._server = aio_server(
+            services.methods, services.max_message_bytes, shares_port=shares_port
+        )
         self._shares_port = shares_port
         self._credentials = None if tls is None else grpc.ssl_server_credentials([tls[::-1]])
 
@@ -64,21 +69,29 @@ class AioServer:
         await self._server.stop(grace_s)
 
 
-def aio_server(methods: Iterable[RpcMethod], *, shares_port: bool = False) -> grpc.aio.Server:
+def aio_server(
+    methods: Iterable[RpcMethod], max_message_bytes: int, *, shares_port: bool = False
+) -> grpc.aio.Server:
     """Build a server, not started and without ports; must be called on its event loop."""
     return grpc.aio.server(
-        handlers=[_Handlers(methods)], options=server_options(shares_port=shares_port)
+        handlers=[_Handlers(methods)],
+        options=server_options(max_message_bytes, shares_port=shares_port),
     )
 
 
-def server_options(*, shares_port: bool = False) -> list[tuple[str, int]]:
+def server_options(max_message_bytes: int, *, shares_port: bool = False) -> list[tuple[str, int]]:
     """Get the options of a server.
 
-    The methods limit the size of a message once it has arrived. The core's own limit is as high
-    as it goes, since its refusal names no setting to raise.
+    The methods refuse a message above `max_message_bytes` with a text that names the setting to
+    raise. The core's own limit, whose refusal does not, is `NEAR_MISS_BYTES` higher: what is
+    above that never becomes an object of Python. The core still gathers such a message, and
+    decompresses it, before it looks at the length (seen in 1.72.2 and 1.78.2).
     """
     return [
-        ("grpc.max_receive_message_length", _MAX_INT32),
+        (
+            "grpc.max_receive_message_length",
+            min(max_message_bytes + NEAR_MISS_BYTES, _MAX_INT32),
+        ),
         ("grpc.max_send_message_length", -1),
         # On by default, it would let two servers share a port by accident.
         ("grpc.so_reuseport", int(shares_port)),
@@ -120,6 +133,8 @@ def _unary(method: UnaryMethod) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def call(data: bytes, context: Context) -> bytes:
         response = await answer(data, context)
         if isinstance(response, Status):
+            # An abort raises, and its traceback keeps this frame until garbage is collected.
+            del data
             await context.abort(response.code, response.text, response.trailers)
         return response
 
@@ -128,8 +143,11 @@ def _unary(method: UnaryMethod) -> Callable[[bytes, Context], Awaitable[bytes]]:
 
 def _stream(method: StreamMethod) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
     async def call(requests: AsyncIterator[bytes], context: Context) -> None:
-        status = await method.answer(aiter(requests), _StreamCall(context))
+        # gRPC's is a generator, which holds the message that it gave last.
+        messages = cast(AsyncGenerator[bytes, None], aiter(requests))
+        status = await method.answer(messages, _StreamCall(context))
         if status is not None:
+            await messages.aclose()
             await context.abort(status.code, status.text, status.trailers)
 
     return call

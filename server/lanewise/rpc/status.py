@@ -24,6 +24,7 @@ from lanewise.errors import (
     Unavailable,
     Unsupported,
 )
+from lanewise.rpc.refusal_log import RefusalLog
 
 REASON = "error-reason"
 """The trailer, and in streams the response parameter, with the class of the error."""
@@ -54,6 +55,7 @@ PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 """Characters sent as they are in a status text; all others are percent-encoded UTF-8."""
 
 _log = structlog.get_logger("lanewise.rpc")
+_refusals = RefusalLog()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def reason_of(error_class: type[BaseException]) -> str:
 
 
 def status_for(error: Exception, *, rpc: str, model: str = "") -> Status:
-    """Log why a call failed, once, and get the status for its caller.
+    """Log why a call failed, at most once (see `RefusalLog`), and get the status for its caller.
 
     Args:
         error: what ended the call.
@@ -100,7 +102,7 @@ def status_for(error: Exception, *, rpc: str, model: str = "") -> Status:
         status = Status(code_of(type(error)), _clip(error.message), reason)
         facts = {"rpc": rpc, "model": _clip(model), "reason": reason, "code": status.code.name}
         # Failed launches were logged, with their traceback, where they failed.
-        _log.info("request refused", **facts, text=status.text)
+        _refusals.add(facts | {"text": status.text})
         return status
     request_id = secrets.token_hex(6)
     _log.error("internal error", rpc=rpc, model=_clip(model), request_id=request_id, exc_info=error)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from lanewise.errors import (
     DTypeMismatch,
@@ -40,6 +41,11 @@ MAX_RANK = 32
 # it a few bytes of shape could ask numpy, or Python's integers, for the impossible.
 _MAX_ELEMENTS = 2**48
 
+FindRoute: TypeAlias = Callable[[Mapping[str, Shape], str | int | None], object]
+
+# Stands in for an input until its contents are read.
+_NOT_READ = RegionSlice("", 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class OutputSelection:
@@ -61,17 +67,33 @@ class Codec:
     Looks up once, not for each request, what they need of the model.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, route: FindRoute | None = None) -> None:
+        """Make the codec of a model.
+
+        Args:
+            spec: of the model.
+            route: raises if a request has no route, see `Router.route`; asked before costly
+                contents are read. None: they are read in any case.
+        """
         self.spec = spec
+        self._route = route
         self._inputs = {tensor.name: (tensor.dtype, tensor.dtype.value) for tensor in spec.inputs}
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         self._output_datatypes = {tensor.name: tensor.dtype.value for tensor in spec.outputs}
         self._every_output = OutputSelection(spec.outputs, raw=True, placements=NO_PLACEMENTS)
 
-    def decode_inputs(self, request: ModelInferRequest) -> dict[str, Array | RegionTensor]:
+    def decode_inputs(
+        self, request: ModelInferRequest, profile: str | int | None = None
+    ) -> dict[str, Array | RegionTensor]:
         """Get an array in host memory, or a reference to shared memory, for every input.
 
-        Shapes are checked against the contents; routing checks them against the model.
+        Shapes are checked against the contents; routing checks them against the model. Contents
+        that cost time for each element, typed ones and BYTES, are read last, once the request
+        is known to have a route.
+
+        Args:
+            request: the outputs are not read.
+            profile: name or index of the only profile allowed; None: any.
 
         Returns:
             By input name, in the datatypes of the model. Raw contents become read-only views;
@@ -81,6 +103,8 @@ class Codec:
             UnknownTensor: an input the model lacks, or one of its inputs is missing.
             DTypeMismatch: a datatype other than the model's.
             ShapeMismatch: a shape that no array can have.
+            ShapeMismatch, UnknownProfile, NoProfileAdmits: typed contents or BYTES of a request
+                without a route, see `Router.route`.
             MalformedContents: contents that do not make up the shape.
             InvalidRequest: an input is sent twice.
             InvalidRegion: a slice of shared memory of another size than the tensor has.
@@ -92,6 +116,7 @@ class Codec:
             self._check_raw_entries(inputs, len(raw_contents))
         next_raw = iter(raw_contents)
         arrays: dict[str, Array | RegionTensor] = {}
+        costly: list[tuple[str, bytes | InferTensorContents]] = []
         for sent in inputs:
             name = sent.name
             if name not in self._inputs:
@@ -108,20 +133,41 @@ class Codec:
             self._check_shape(name, shape)
             if where is not None:
                 arrays[name] = _in_region(where, dtype, shape, sent.contents, self._title(name))
-            elif raw_contents:
+            elif not raw_contents or dtype is DType.BYTES:
+                costly.append((name, next(next_raw) if raw_contents else sent.contents))
+                arrays[name] = RegionTensor(_NOT_READ, dtype, shape)
+            else:
                 try:
                     arrays[name] = array_from_raw(next(next_raw), dtype, shape)
                 except ValueError as error:
                     raise MalformedContents(f"{self._title(name)}: {error}") from error
-            else:
-                arrays[name] = _array_from_typed(sent.contents, datatype, shape, self._title(name))
         if len(arrays) != len(self._inputs):
-            missing = [name for name in self._inputs if name not in arrays]
-            raise UnknownTensor(
-                f"model '{self.spec.name}': {_listed(missing)} missing among the inputs; "
-                f"send all of {_listed(self._inputs)}"
-            )
+            raise self._missing(arrays)
+        if costly:
+            self._read_costly(costly, arrays, profile)
         return arrays
+
+    def _read_costly(
+        self,
+        costly: Iterable[tuple[str, bytes | InferTensorContents]],
+        arrays: dict[str, Array | RegionTensor],
+        profile: str | int | None,
+    ) -> None:
+        """Put the arrays of `costly` contents in the place of what stands in for them."""
+        shapes = {name: each.shape for name, each in arrays.items()}
+        if self._route is not None:
+            self._route(shapes, profile)
+        for name, contents in costly:
+            arrays[name] = self._read_one(name, contents, shapes[name])
+
+    def _read_one(self, name: str, contents: bytes | InferTensorContents, shape: Shape) -> Array:
+        dtype, datatype = self._inputs[name]
+        if not isinstance(contents, bytes):
+            return _array_from_typed(contents, datatype, shape, self._title(name))
+        try:
+            return array_from_raw(contents, dtype, shape)
+        except ValueError as error:
+            raise MalformedContents(f"{self._title(name)}: {error}") from error
 
     def select_outputs(self, request: ModelInferRequest, *, raw: bool) -> OutputSelection:
         """Get the outputs that a request names, or all of them, in the order of the model.
@@ -227,6 +273,13 @@ class Codec:
             problem = f"unknown datatype '{sent}'; the model takes {wanted} here"
         return DTypeMismatch(f"{self._title(name)}: {problem}")
 
+    def _missing(self, sent: Mapping[str, object]) -> UnknownTensor:
+        missing = [name for name in self._inputs if name not in sent]
+        return UnknownTensor(
+            f"model '{self.spec.name}': {_listed(missing)} missing among the inputs; "
+            f"send all of {_listed(self._inputs)}"
+        )
+
     def _check_shape(self, name: str, shape: Shape) -> None:
         """Refuse shapes that no array can have, without computing with them first."""
         if len(shape) > MAX_RANK:
@@ -306,15 +359,16 @@ def _array_from_typed(
             raise MalformedContents(
                 f"{title}: {filled.name} is filled, but {datatype} belongs into {wanted}"
             )
+    sent = len(getattr(contents, wanted))
+    if sent != element_count(shape):
+        raise MalformedContents(
+            f"{title}: {sent} elements in {wanted}, but shape "
+            f"{format_shape(shape)} takes {element_count(shape)}"
+        )
     try:
         elements = read_typed(contents, datatype)
     except ValueError as error:
         raise MalformedContents(f"{title}: {error}") from error
-    if elements.size != element_count(shape):
-        raise MalformedContents(
-            f"{title}: {elements.size} elements in {wanted}, but shape "
-            f"{format_shape(shape)} takes {element_count(shape)}"
-        )
     return elements.reshape(shape)
 
 

@@ -92,11 +92,6 @@ def read_parameters(parameters: _Parameters) -> RequestParameters:
     return RequestParameters(**read)
 
 
-def wants_final_mark(parameters: _Parameters) -> bool:
-    """Whether the last response to a streamed request must be marked as the last."""
-    return _MARKS_FINAL in parameters and parameters[_MARKS_FINAL].bool_param
-
-
 def refuse_output_parameters(parameters: _Parameters, title: str) -> None:
     """Check the parameters of a requested output.
 

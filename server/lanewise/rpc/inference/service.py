@@ -8,11 +8,12 @@ from functools import partial
 
 from lanewise import __version__
 from lanewise.clock import NS_PER_S, Clock
+from lanewise.errors import ModelNotFound
 from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
 from lanewise.rpc.inference.codec import Codec, profile_names
 from lanewise.rpc.inference.metadata import describe_model
-from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_parameters, wants_final_mark
+from lanewise.rpc.inference.parameters import FINAL_RESPONSE, read_parameters
 from lanewise.rpc.inference.region_access import RegionAccess
 from lanewise.rpc.inference.streams import answer_in_order
 from lanewise.rpc.methods import Call, Servicer, write
@@ -20,6 +21,7 @@ from lanewise.rpc.status import REASON, reason_of, status_for
 from lanewise.scheduler.registry import ModelRegistry, ModelState
 from lanewise.scheduler.request import RequestOptions
 from lanewise.scheduler.results import WhenFinished
+from lanewise.scheduler.routing import Router
 from lanewise_client.protos import inference_pb2 as pb
 
 SERVER_NAME = "lanewise"
@@ -83,8 +85,17 @@ class InferenceService:
     async def _model_ready(
         self, request: pb.ModelReadyRequest, call: Call
     ) -> pb.ModelReadyResponse:
-        model = self._registry.resolve(request.name, request.version)
-        return pb.ModelReadyResponse(ready=model.is_ready)
+        """Tell whether a model can serve; one that is unknown cannot, as in Triton.
+
+        Clients poll this before a model is added.
+        """
+        if not request.name:
+            self._registry.resolve("")  # raises
+        try:
+            ready = self._registry.resolve(request.name, request.version).is_ready
+        except ModelNotFound:
+            ready = False
+        return pb.ModelReadyResponse(ready=ready)
 
     async def _server_metadata(self, request: object, call: Call) -> pb.ServerMetadataResponse:
         extensions = EXTENSIONS + (REGION_EXTENSIONS if self._region_access.is_offered else ())
@@ -130,8 +141,8 @@ class InferenceService:
             answer = pb.ModelStreamInferResponse(error_message=status.text)
             answer.infer_response.id = request.id
             answer.infer_response.parameters[REASON].string_param = status.reason
-        if wants_final_mark(request.parameters):
-            answer.infer_response.parameters[FINAL_RESPONSE].bool_param = True
+        # Every answer is the last to its request, and Triton's say so unasked.
+        answer.infer_response.parameters[FINAL_RESPONSE].bool_param = True
         return answer
 
     async def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
@@ -148,7 +159,7 @@ class InferenceService:
             codec = self._codec(lanes.spec)
             asked = read_parameters(request.parameters)
             selection = codec.select_outputs(request, raw=asked.raw_outputs)
-            inputs = codec.decode_inputs(request)
+            inputs = codec.decode_inputs(request, asked.profile)
             if selection.placements or RegionTensor in map(type, inputs.values()):
                 self._region_access.require(call)
             options = RequestOptions(
@@ -173,7 +184,7 @@ class InferenceService:
         codec = self._codecs.get(key)
         # A version may be loaded again, with another spec.
         if codec is None or codec.spec is not spec:
-            codec = self._codecs[key] = Codec(spec)
+            codec = self._codecs[key] = Codec(spec, Router(spec).route)
         return codec
 
 

@@ -56,4 +56,4 @@ async def answer_in_order(
             await write(await task)
             room.release()
     if unreadable:
-        raise unreadable[0]
+        raise unreadable.pop()  # kept in the list, it would hold the message in a cycle

@@ -10,7 +10,9 @@ from lanewise.errors import (
     DTypeMismatch,
     InvalidRequest,
     MalformedContents,
+    NoProfileAdmits,
     ShapeMismatch,
+    UnknownProfile,
     UnknownTensor,
     Unsupported,
 )
@@ -18,6 +20,7 @@ from lanewise.model.raw_contents import raw_from_array
 from lanewise.model.tensors import DYNAMIC, DType
 from lanewise.rpc.inference.codec import Codec, profile_names
 from lanewise.scheduler.results import InferResult, LaunchReport
+from lanewise.scheduler.routing import Router
 from lanewise_client.datatypes import TYPED_LISTS
 from lanewise_client.protos import inference_pb2 as pb
 
@@ -182,6 +185,13 @@ def test_a_typed_element_out_of_range_is_refused_and_not_wrapped(dtype, field, v
         Codec(one_input(dtype)).decode_inputs(request)
 
 
+def beside_x(request):
+    """Add the input "X" of TWO, with one row."""
+    tensor = request.inputs.add(name="X", datatype="FP32", shape=(1, 3))
+    tensor.contents.fp32_contents.extend([0, 0, 0])
+    return request
+
+
 MALFORMED = {
     "byte count against shape": (
         raw_request(("X", "FP32", (2, 3), bytes(12)), ("N", "INT8", (1,), b"1")),
@@ -252,17 +262,17 @@ MALFORMED = {
         "input 'N': typed contents beside raw_input_contents",
     ),
     "typed count against shape": (
-        typed_request("INT8", (3,), "N", int_contents=[1, 2]),
+        beside_x(typed_request("INT8", (3,), "N", int_contents=[1, 2])),
         MalformedContents,
         r"2 elements in int_contents, but shape \[3\] takes 3",
     ),
     "no contents at all": (
-        typed_request("INT8", (3,), "N"),
+        beside_x(typed_request("INT8", (3,), "N")),
         MalformedContents,
         r"0 elements in int_contents, but shape \[3\] takes 3",
     ),
     "typed list of another type": (
-        typed_request("INT8", (1,), "N", int_contents=[1], fp32_contents=[1.0]),
+        beside_x(typed_request("INT8", (1,), "N", int_contents=[1], fp32_contents=[1.0])),
         MalformedContents,
         "fp32_contents is filled, but INT8 belongs into int_contents",
     ),
@@ -422,3 +432,36 @@ def test_any_typed_contents_decode_or_are_refused(dtype, shape, contents):
     request = typed_request(dtype.value, shape)
     request.inputs[0].contents.CopyFrom(contents)
     decodes_or_refuses(request, spec_of(("X", dtype, (DYNAMIC,))))
+
+
+STRINGS = spec_of(("X", DType.BYTES, (DYNAMIC, 3)))
+UNREADABLE = b"\xff" * 12
+
+
+@pytest.mark.parametrize("sent_raw", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "profile", "error"),
+    [
+        ((3,), None, ShapeMismatch),
+        ((1, 4), None, ShapeMismatch),
+        ((1001, 3), "narrow", NoProfileAdmits),
+        ((10**9, 3), None, NoProfileAdmits),
+        ((1, 3), "absent", UnknownProfile),
+    ],
+)
+def test_contents_of_a_request_without_a_route_are_not_read(sent_raw, shape, profile, error):
+    if sent_raw:
+        request = raw_request(("X", "BYTES", shape, UNREADABLE))
+    else:
+        request = typed_request("BYTES", shape, bytes_contents=[b"x"])
+
+    with pytest.raises(error):
+        Codec(STRINGS, Router(STRINGS).route).decode_inputs(request, profile)
+
+
+def test_contents_are_not_read_if_another_input_is_wrong():
+    spec = spec_of(("X", DType.BYTES, (DYNAMIC, 3)), ("N", DType.INT8, (DYNAMIC,)))
+    request = raw_request(("X", "BYTES", (1, 3), UNREADABLE), ("N", "INT64", (1,), bytes(8)))
+
+    with pytest.raises(DTypeMismatch):
+        Codec(spec).decode_inputs(request)

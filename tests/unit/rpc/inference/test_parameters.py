@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanewise.errors import InvalidRequest, Unsupported
-from lanewise.rpc.inference.parameters import RequestParameters, read_parameters, wants_final_mark
+from lanewise.rpc.inference.parameters import RequestParameters, read_parameters
 from lanewise_client.protos import inference_pb2 as pb
 
 
@@ -92,15 +92,6 @@ def test_a_known_parameter_without_a_value_is_refused():
 def test_sequences_are_unsupported(name, field, value):
     with pytest.raises(Unsupported, match=f"'{name}': sequences are not offered"):
         read_parameters(parameters(**{name: (field, value)}))
-
-
-def test_only_a_true_parameter_asks_for_the_final_mark():
-    name = "triton_enable_empty_final_response"
-
-    assert wants_final_mark(parameters(**{name: ("bool_param", True)}))
-    assert not wants_final_mark(parameters(**{name: ("bool_param", False)}))
-    assert not wants_final_mark(parameters(**{name: ("string_param", "true")}))
-    assert not wants_final_mark(parameters())
 
 
 names = st.sampled_from(
