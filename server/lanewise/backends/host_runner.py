@@ -80,6 +80,7 @@ class InputBuffers:
             if tensor.name in spec.rowwise
         }
         self._fillings = fillings(spec)
+        self._samples = spec.samples
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
@@ -111,5 +112,6 @@ class InputBuffers:
     def _stack(self, name: str, pieces: Sequence[Piece], shape: Shape) -> Array:
         buffer = self._buffers[name]
         stacked: Array = np.empty(shape, np.object_) if buffer is None else buffer.view(shape)
-        pad_rows(stacked, pack_rows(pieces, stacked, self._fillings.get(name)))
+        rows = pack_rows(pieces, stacked, self._fillings.get(name))
+        pad_rows(stacked, rows, self._samples.get(name))
         return stacked

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
+import structlog
+
 from lanewise.backends.runner import LoadedModel
 from lanewise.backends.self_check import require_agreement, require_padding
 from lanewise.clock import NS_PER_MS, Clock
-from lanewise.errors import (
-    RunnerLost,
-)
+from lanewise.errors import ExecutionFailed, RunnerLost, UnsoundOutputs
 from lanewise.memory.regions import Regions
 from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
@@ -39,6 +39,10 @@ from lanewise.scheduler.results import (
 )
 from lanewise.scheduler.routing import Route, admit_values
 from lanewise.settings.model import SchedulingSettings
+
+_log = structlog.get_logger(__name__)
+
+SAMPLES_HINT = "give values that it can run under [samples] in model.toml, see docs/models.md"
 
 WhenArrived = Callable[[Mapping[str, Shape], RequestOptions, int], None]
 """Told of a request that came: the shape of every input by name, what was asked for, with the
@@ -117,6 +121,28 @@ class Dispatcher:
     def open_requests(self) -> int:
         return self._flow.open_requests + len(self._cold_requests) + self._regions.open_requests
 
+    def _judge_failed_warm_up(self, profile: str, error: ExecutionFailed) -> None:
+        """Let a model pass that fails on blank inputs: it may serve every real request.
+
+        Not one whose samples it cannot run, and none that has to be compiled for its shapes before.
+        """
+        title = f"model '{self.spec.name}', profile '{profile}'"
+        if self.spec.samples:
+            raise ExecutionFailed(
+                f"{title}: cannot run the samples in model.toml, zeros or empty strings for "
+                f"inputs without any: {error.message}; {SAMPLES_HINT}"
+            ) from error
+        if self._is_compiled:
+            raise ExecutionFailed(f"{title}: {error.message}; {SAMPLES_HINT}") from error
+        _log.warning(
+            "not warmed up",
+            model=self.spec.name,
+            version=self.spec.version,
+            profile=profile,
+            reason=f"it fails on zeros and empty strings: {error.message}",
+            hint=f"it serves all the same, and its costs are learnt from traffic; {SAMPLES_HINT}",
+        )
+
     async def warm_up(self) -> None:
         """Warm up every runner, one after the other, and measure what their launches cost.
 
@@ -124,15 +150,30 @@ class Dispatcher:
         cannot be interrupted, so `close` would wait for it.
 
         Raises:
-            ExecutionFailed: a runner cannot run its own profile, or two of them disagree.
+            UnsoundOutputs: outputs cannot be given to requests, or two runners disagree.
+            ExecutionFailed: a runner cannot run the model's samples, or what it is compiled for.
         """
         runners, threads = self._launcher.runners, self._launcher.threads
         for runner, its_threads in zip(runners, threads, strict=True):
-            await its_threads.call(runner.warm_up)
+            try:
+                await its_threads.call(runner.warm_up)
+            except UnsoundOutputs:
+                raise
+            except ExecutionFailed as error:
+                self._judge_failed_warm_up(runner.profile.name, error)
         if self._is_compiled:
             await threads[0].call(functools.partial(require_agreement, self.spec, runners))
         if self.spec.padding is not None:
-            await threads[0].call(functools.partial(require_padding, self.spec, runners))
+            try:
+                await threads[0].call(functools.partial(require_padding, self.spec, runners))
+            except UnsoundOutputs:
+                raise
+            except ExecutionFailed as error:
+                raise ExecutionFailed(
+                    f"model '{self.spec.name}': which outputs grow with "
+                    f"{self.spec.padding.dimension} is unknown, because it fails on made-up "
+                    f"inputs: {error.message}; {SAMPLES_HINT}"
+                ) from error
         if not self._is_measured:
             lanes = [MeasuredLane(*each) for each in zip(runners, threads, strict=True)]
             await measure_costs(self.spec, lanes, self.costs, self._clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import statistics
@@ -19,7 +20,7 @@ from lanewise.backends.inputs import (
 from lanewise.backends.runner import Batch, Runner
 from lanewise.backends.threads import RunnerThreads
 from lanewise.clock import NS_PER_S, Clock
-from lanewise.errors import ShapeMismatch
+from lanewise.errors import ExecutionFailed, ShapeMismatch
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.scheduler.costs.table import Bucket, CostTable, bucket_of
 
@@ -64,8 +65,6 @@ async def measure_costs(
         costs: what is measured is added to these.
         clock: to measure with.
 
-    Raises:
-        ExecutionFailed: a runner cannot run its own profile.
     """
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
     kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
@@ -82,7 +81,10 @@ async def measure_costs(
         for one, other, rows in some:
             if clock.now_ns() >= end_ns:
                 return
-            slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
+            try:
+                slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
+            except (ShapeMismatch, ExecutionFailed):
+                continue
             key = (one.runner.profile.index, other.runner.profile.index, rows)
             found = slowdowns.setdefault(key, [])
             found.append(slowdown)
@@ -97,14 +99,17 @@ async def measure_costs(
                     break
                 try:
                     took_ns = await _time(lane, batch, clock)
-                except ShapeMismatch:  # the largest shapes of several inputs need not go together
+                except (ShapeMismatch, ExecutionFailed):
+                    # The largest shapes of several inputs need not go together, and not every
+                    # model runs on made-up inputs: traffic will tell.
                     break
                 costs.record(lane.runner.profile.index, rows, bucket, took_ns)
         await measure_pairs(at_opt)
     for lane in first_of.values():
         if lane.runner.depth > 1 and clock.now_ns() < end_ns:
-            ahead = await _measure_ahead(spec, lane, costs, clock)
-            costs.ahead[lane.runner.profile.index] = ahead
+            with contextlib.suppress(ShapeMismatch, ExecutionFailed):
+                ahead = await _measure_ahead(spec, lane, costs, clock)
+                costs.ahead[lane.runner.profile.index] = ahead
     await measure_pairs(at_most)
 
 
