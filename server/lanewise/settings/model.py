@@ -99,8 +99,8 @@ class OnnxRuntimeSettings(Table):
     """The table [onnxruntime].
 
     Attributes:
-        threads: threads that one execution may use; None leaves it to ONNX Runtime, which
-            takes one per core.
+        threads: threads that one execution may use; None: one for each core that the process
+            may use.
     """
 
     threads: Annotated[int, Field(ge=1)] | None = None
