@@ -25,8 +25,10 @@ RUN python3 -m venv /opt/lanewise \
 FROM base-${BASE}
 COPY --from=build /opt/lanewise /opt/lanewise
 ENV PATH=/opt/lanewise/bin:$PATH PYTHONUNBUFFERED=1
-RUN useradd --system --no-create-home --uid 10001 lanewise
-USER lanewise
+RUN groupadd --system --gid 10001 lanewise \
+    && useradd --system --no-create-home --uid 10001 --gid 10001 lanewise
+# By number: Kubernetes cannot tell from a name that it is not root (runAsNonRoot).
+USER 10001:10001
 EXPOSE 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8002/health/live', timeout=4)"]

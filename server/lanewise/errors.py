@@ -115,6 +115,10 @@ class ExecutionFailed(ServingError):
     """This batch failed; the runner is sound. Trying once more is reasonable."""
 
 
+class UnsoundOutputs(ExecutionFailed):
+    """The model was executed, but its outputs cannot be given to requests, whatever they send."""
+
+
 class ConfigError(Exception):
     """Settings or a model that cannot be served as they are; found at start, fatal for it.
 

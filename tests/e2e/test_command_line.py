@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from helpers.models import profile_entry, save_simulated_echo, tensor
+from helpers.models import profile_entry, save_onnx, save_onnx_echo, save_simulated_echo, tensor
 from helpers.serving import DIGITS, SIMULATED, of_models, server_process
 from helpers.serving import _environment as environment
+from lanewise.model.tensors import DYNAMIC
 from lanewise.simulator.trace import TraceFile
 from lanewise_client import Client, Draining, Unavailable
 
@@ -75,6 +77,56 @@ def test_infer_sends_a_request_and_saves_the_outputs(digits_server, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "profile dynamic" in done.stdout
     assert np.load(tmp_path / "out" / "logits.npy").shape == (2, 10)
+
+
+def test_the_name_of_an_output_leads_nowhere_and_is_no_markup(tmp_path):
+    x, y = tensor("[red]X", shape=(DYNAMIC, 2)), tensor("../[bold]y", shape=(DYNAMIC, 2))
+    save_onnx(
+        tmp_path / "m" / "1" / "model.onnx",
+        [helper.make_node("Identity", [x.name], [y.name])],
+        [x],
+        [y],
+    )
+    shown = lanewise("inspect", tmp_path)
+    assert "[red]X" in shown.stdout
+    with server_process(tmp_path) as server:
+        done = lanewise(
+            "infer", "m", "--url", server.address, "--input", "[red]X=1,2",
+            "--output-dir", tmp_path / "out" / "here",
+        )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "../[bold]y float32 [1, 2]" in done.stdout
+    (saved,) = (tmp_path / "out").rglob("*.npy")
+    assert saved == tmp_path / "out" / "here" / "..%2F[bold]y.npy"
+
+
+def test_infer_refuses_a_shape_that_no_message_holds(digits_server):
+    shape = "X=99999999999,4"
+    done = lanewise("infer", "digits", "--url", digits_server.address, "--input", shape)
+
+    assert done.returncode == 1
+    assert "a message holds at most 2147483647" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect_of_a_profile_beyond_all_memory_says_so(tmp_path):
+    save_onnx_echo(tmp_path / "m" / "1" / "model.onnx", [tensor("X", shape=(DYNAMIC, DYNAMIC))])
+    most = 2**31
+    entry = profile_entry("huge", X=[(1, 1), (1, 1), (most, most)])
+    (tmp_path / "m" / "model.toml").write_text(entry)
+    shown = lanewise("inspect", tmp_path)
+
+    assert shown.returncode == 1
+    assert "profile 'huge', input 'X': [2147483648, 2147483648] of FP32" in shown.stdout
+    assert "Traceback" not in shown.stdout + shown.stderr
+
+
+def test_a_hangup_stops_no_server(digits_server):
+    digits_server.process.send_signal(signal.SIGHUP)
+
+    done = lanewise("infer", "digits", "--url", digits_server.address, "--input", "X=1,3,28,28")
+    assert done.returncode == 0, done.stderr
 
 
 def test_infer_makes_values_for_a_shape(digits_server):

@@ -8,12 +8,12 @@ import numpy as np
 
 from lanewise.backends.inputs import fillings, warm_up_batches
 from lanewise.backends.runner import Batch, require_rows
-from lanewise.errors import RunnerLost
+from lanewise.errors import ConfigError, RunnerLost
 from lanewise.memory.host import HostBuffer
 from lanewise.memory.staging import pack_rows, pad_rows
 from lanewise.model.runner_status import RunnerMemory
 from lanewise.model.spec import ModelSpec, Profile
-from lanewise.model.tensors import Array, DType, Piece, Shape
+from lanewise.model.tensors import Array, DType, Piece, Shape, format_shape
 
 Execute = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs a model on all its inputs, which are only read; returns new arrays by output name."""
@@ -80,9 +80,25 @@ class InputBuffers:
             if tensor.name in spec.rowwise
         }
         self._fillings = fillings(spec)
-        for name, buffer in self._buffers.items():
-            if buffer is not None:
-                buffer.view((profile.rows.max, *profile.ranges[name].max[1:]))
+        self._samples = spec.samples
+        for tensor in spec.inputs:
+            name = tensor.name
+            buffer = self._buffers.get(name)
+            if buffer is None:
+                continue
+            shape = (profile.rows.max, *profile.ranges[name].max[1:])
+            try:
+                buffer.view(shape)
+            except (
+                MemoryError,
+                OverflowError,
+                ValueError,
+            ) as error:
+                # It is more than there is, or than there can ever be.
+                raise ConfigError(
+                    f"profile '{profile.name}', input '{name}': {format_shape(shape)} of "
+                    f"{tensor.dtype.value} does not fit in memory; lower its max"
+                ) from error
 
     @property
     def nbytes(self) -> int:
@@ -111,5 +127,6 @@ class InputBuffers:
     def _stack(self, name: str, pieces: Sequence[Piece], shape: Shape) -> Array:
         buffer = self._buffers[name]
         stacked: Array = np.empty(shape, np.object_) if buffer is None else buffer.view(shape)
-        pad_rows(stacked, pack_rows(pieces, stacked, self._fillings.get(name)))
+        rows = pack_rows(pieces, stacked, self._fillings.get(name))
+        pad_rows(stacked, rows, self._samples.get(name))
         return stacked

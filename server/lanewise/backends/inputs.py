@@ -1,4 +1,4 @@
-"""Blank batches, to warm up and measure runners with; how short pieces are completed."""
+"""Inputs to run a model with that no request has sent; how rows and short pieces are completed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from lanewise.backends.runner import Batch
 from lanewise.memory.staging import Filling
 from lanewise.model.spec import ModelSpec, Profile
-from lanewise.model.tensors import Array, DType, Shape
+from lanewise.model.tensors import Array, DType, Shape, TensorSpec
 
 End = Literal["opt", "max"]
 
@@ -63,14 +63,14 @@ def corner_shapes(spec: ModelSpec, profile: Profile, corner: Corner) -> dict[str
 
 
 def warm_up_batches(spec: ModelSpec, profile: Profile) -> Iterator[Batch]:
-    """Make a batch of zeros or empty strings for each of the profile's `warm_corners`."""
+    """Make a batch of made-up inputs for each of the profile's `warm_corners`."""
     for corner in warm_corners(spec, profile):
         rows = profile.rows.opt if corner.end == "opt" else profile.rows.max
         yield blank_batch_at(spec, profile, corner, rows)
 
 
 def blank_batch_at(spec: ModelSpec, profile: Profile, corner: Corner, rows: int) -> Batch:
-    """Make a blank batch of `rows` rows with the other dimensions at one corner of `profile`.
+    """Make a batch of `rows` made-up rows with the other dimensions at one corner of `profile`.
 
     Shape tensors hold the profile's values of the same end.
     """
@@ -84,13 +84,13 @@ def blank_batch(
     rows: int,
     values: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Batch:
-    """Make a batch of zeros or empty strings.
+    """Make a batch of the model's samples; of zeros or empty strings where it has none.
 
     Args:
         spec: of the model.
         shapes: by input name; of row-wise inputs, dimension 0 is replaced by `rows`.
         rows: of the batch.
-        values: what shape tensors hold instead of zeros, row-major.
+        values: what shape tensors hold instead, row-major.
     """
     pieces = {}
     for tensor in spec.inputs:
@@ -100,12 +100,45 @@ def blank_batch(
         if values and tensor.name in values:
             held = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
         else:
-            held = _blank(tensor.dtype, shape)
+            held = _make(spec, tensor, shape)
         pieces[tensor.name] = [held]
     return Batch(pieces, rows, rows)
 
 
-def _blank(dtype: DType, shape: Shape) -> Array:
-    if dtype is DType.BYTES:
-        return np.full(shape, b"", dtype.numpy)
-    return np.zeros(shape, dtype.numpy)
+def trial_inputs(
+    spec: ModelSpec,
+    shapes: Mapping[str, Shape],
+    values: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Make inputs that tell outputs apart: the model's samples; where it has none, random numbers.
+
+    They are 0 or 1 where they may be indices, and harmless to most models.
+
+    Args:
+        spec: of the model.
+        shapes: of every input, rows included.
+        values: what shape tensors hold, row-major.
+        seed: of the random numbers; samples do not depend on it.
+    """
+    draw = np.random.default_rng(seed)
+    inputs: dict[str, Array] = {}
+    for tensor in spec.inputs:
+        shape = shapes[tensor.name]
+        if values and tensor.name in values:
+            inputs[tensor.name] = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
+        elif tensor.name in spec.samples or tensor.dtype is DType.BYTES:
+            inputs[tensor.name] = _make(spec, tensor, shape)
+        elif tensor.dtype.numpy.kind in "iub":
+            inputs[tensor.name] = draw.integers(0, 2, shape).astype(tensor.dtype.numpy)
+        else:
+            inputs[tensor.name] = draw.random(shape).astype(tensor.dtype.numpy)
+    return inputs
+
+
+def _make(spec: ModelSpec, tensor: TensorSpec, shape: Shape) -> Array:
+    if sample := spec.samples.get(tensor.name):
+        return sample.make(shape)
+    if tensor.dtype is DType.BYTES:
+        return np.full(shape, b"", tensor.dtype.numpy)
+    return np.zeros(shape, tensor.dtype.numpy)

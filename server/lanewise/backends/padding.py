@@ -68,7 +68,7 @@ def plan_padding(  # noqa: PLR0917 - the settings, and the model they are for
     padding = Padding(
         settings.dimension,
         dict(settings.inputs),
-        {name: _fill_value(settings.values.get(name), types[name]) for name in settings.inputs},
+        {name: fill_value(settings.values.get(name), types[name]) for name in settings.inputs},
         dict(settings.outputs),
     )
     planned = tuple(
@@ -129,12 +129,12 @@ def _value_problems(settings: PaddingSettings, inputs: Sequence[TensorSpec]) -> 
         key = f"padding.values.{quote_key(name)}"
         if name not in settings.inputs:
             yield f"{key}: is no key of padding.inputs, which are {', '.join(settings.inputs)}"
-        elif name in types and (wanted := _wanted_instead(value, types[name])):
+        elif name in types and (wanted := wanted_instead(value, types[name])):
             yield f"{key}: is {value!r}, but {types[name].value} needs {wanted}"
 
 
-def _wanted_instead(value: object, dtype: DType) -> str:
-    """Say what a padding value of `dtype` must be, if `value` is something else; else ""."""
+def wanted_instead(value: object, dtype: DType) -> str:
+    """Say what a value of `dtype` must be, if `value` is something else; else ""."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if dtype is DType.BYTES:
         return "" if isinstance(value, str) else "a string"
@@ -158,8 +158,8 @@ def _fits(value: float, dtype: DType) -> bool:
     return math.isfinite(held) or not math.isfinite(value)
 
 
-def _fill_value(value: object, dtype: DType) -> bytes | bool | int | float:
-    """Get what elements of `dtype` are padded with; None is blank."""
+def fill_value(value: object, dtype: DType) -> bytes | bool | int | float:
+    """Get a value of the settings as an element of `dtype`; None is blank."""
     if value is None:
         return b"" if dtype is DType.BYTES else 0
     if isinstance(value, str):

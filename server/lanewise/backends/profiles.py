@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lanewise.backends.default_profiles import derive_profiles
 from lanewise.backends.padding import plan_padding
 from lanewise.backends.runner import ModelSource
+from lanewise.backends.samples import plan_samples
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import ConfigError
+from lanewise.model.samples import Sample
 from lanewise.model.spec import ModelSpec, Padding, Profile, RowRange, ShapeRange
 from lanewise.model.tensors import DYNAMIC, Shape, TensorSpec, format_shape
 from lanewise.settings.model import (
@@ -33,6 +35,7 @@ class ProfilePlan:
     rowwise: frozenset[str]
     profiles: tuple[Profile, ...]
     padding: Padding | None = None
+    samples: Mapping[str, Sample] = field(default_factory=dict)
 
     def make_spec(
         self,
@@ -54,6 +57,7 @@ class ProfilePlan:
             profiles=self.profiles,
             text_inputs=text_inputs,
             padding=self.padding,
+            samples=self.samples,
         )
 
 
@@ -105,7 +109,8 @@ def plan_profiles(
         padding, profiles = plan_padding(
             settings.padding, inputs, outputs, rowwise, profiles, settings_file
         )
-    return ProfilePlan(rowwise is not None, rowwise or frozenset(), profiles, padding)
+    samples = plan_samples(settings.samples, inputs, settings_file)
+    return ProfilePlan(rowwise is not None, rowwise or frozenset(), profiles, padding, samples)
 
 
 def _make_profiles(

@@ -76,6 +76,19 @@ def load_model(
     return backend.import_load()(source, settings, clock)
 
 
+def runs_on_device(
+    source: ModelSource, settings: ModelSettings, backend_override: str | None = None
+) -> bool:
+    """Whether a model shares a device with others, so that they are loaded one after the other.
+
+    Raises:
+        ConfigError: no backend can load it; the message says why.
+    """
+    if source.problem:
+        raise ConfigError(source.problem)
+    return bool(choose_backend(source.file, backend_override or settings.backend).needs)
+
+
 def _single_file(file: Path) -> ModelSource:
     suffix = model_suffix(file)
     if suffix is None:

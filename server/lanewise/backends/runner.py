@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from lanewise.errors import ExecutionFailed
+from lanewise.errors import UnsoundOutputs
 from lanewise.model.runner_status import GraphCounts, RunnerMemory
 from lanewise.model.spec import ModelSpec, Profile, ShapeRange
 from lanewise.model.tensors import Array, DType, Piece, Shape, format_shape
@@ -42,7 +42,7 @@ class Batch:
             may be memory that the device alone reads.
         rows: the sum of rows_i; 1 for a model without batching.
         padded_rows: rows to execute, >= rows. What the rows past `rows` hold is the
-            runner's choice; it must be harmless (zeros, empty strings).
+            runner's choice; it must be harmless (samples, or zeros and empty strings).
         item_shapes: of inputs that the spec's `padding` names, the shape of a row to execute,
             at a length of the profile's. Their pieces may be shorter, and are completed with
             the padding's value.
@@ -106,7 +106,9 @@ class Runner(Protocol):
         With padding, every length of the profile, too.
 
         Raises:
-            ExecutionFailed: the model cannot run its own profile.
+            UnsoundOutputs: its outputs cannot be given to requests.
+            ExecutionFailed: the model cannot run its own profile, or not on what it is warmed
+                up with.
         """
         ...
 
@@ -185,13 +187,13 @@ def require_rows(spec: ModelSpec, outputs: Mapping[str, Array], padded_rows: int
     Otherwise rows would go to the wrong requests. Does nothing without batching.
 
     Raises:
-        ExecutionFailed: an output has another number of rows.
+        UnsoundOutputs: an output has another number of rows.
     """
     if not spec.batching:
         return
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != padded_rows:
-            raise ExecutionFailed(
+            raise UnsoundOutputs(
                 f"model '{spec.name}': output '{name}' came back as {format_shape(array.shape)} "
                 f"for {padded_rows} rows, so it cannot be cut into rows; set `batching = false` "
                 "in model.toml"

@@ -11,13 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lanewise.backends.inputs import Corner, blank_batch_at
+from lanewise.backends.inputs import Corner, blank_batch_at, trial_inputs
 from lanewise.backends.runner import Batch, Runner, find_misfit
-from lanewise.errors import ExecutionFailed
+from lanewise.errors import UnsoundOutputs
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import Array, DType, Shape
-
-SEED = 0
 
 _TOLERANCES = {
     # TF32 and FP16 keep 10 bits, BF16 7, E4M3 3, E5M2 2; sums of many terms lose some more.
@@ -41,7 +39,7 @@ def require_agreement(spec: ModelSpec, runners: Sequence[Runner]) -> None:
     Blocks; for runners that have been warmed up, from a thread that may call all of them.
 
     Raises:
-        ExecutionFailed: two of them disagree; the message has the profiles and the
+        UnsoundOutputs: two of them disagree; the message has the profiles and the
             difference.
     """
     for position, runner in enumerate(runners):
@@ -49,7 +47,7 @@ def require_agreement(spec: ModelSpec, runners: Sequence[Runner]) -> None:
             shapes = _common_shapes(reference.profile, runner.profile, spec)
             values = _common_values(reference.profile, runner.profile)
             if shapes is not None and values is not None:
-                _compare(spec, reference, runner, _make_inputs(spec, shapes, values))
+                _compare(spec, reference, runner, trial_inputs(spec, shapes, values))
                 break
 
 
@@ -59,7 +57,7 @@ def require_padding(spec: ModelSpec, runners: Sequence[Runner]) -> None:
     Blocks, as `require_agreement` does; for models with padding.
 
     Raises:
-        ExecutionFailed: an output grows that the padding does not name, or one that it does
+        UnsoundOutputs: an output grows that the padding does not name, or one that it does
             name has another size than was executed.
     """
     assert spec.padding is not None, "only models with padding are checked"
@@ -70,12 +68,12 @@ def require_padding(spec: ModelSpec, runners: Sequence[Runner]) -> None:
         batch = blank_batch_at(spec, runner.profile, Corner("opt", length), rows)
         outputs = runner.run(batch)
         if problem := find_misfit(spec, outputs, length):
-            raise ExecutionFailed(problem)
+            raise UnsoundOutputs(problem)
         for name in outputs.keys() - spec.padding.outputs.keys():
             shape = outputs[name].shape
             before = shapes.setdefault(name, shape)
             if shape != before:
-                raise ExecutionFailed(
+                raise UnsoundOutputs(
                     f"model '{spec.name}': output '{name}' is {list(before)} or {list(shape)}, "
                     f"depending on {spec.padding.dimension}; say in padding.outputs which "
                     "dimension is to be cut back"
@@ -112,28 +110,6 @@ def _common_values(one: Profile, other: Profile) -> Mapping[str, tuple[int, ...]
     return {name: limits.opt for name, limits in other.values.items()}
 
 
-def _make_inputs(
-    spec: ModelSpec, shapes: Mapping[str, Shape], values: Mapping[str, tuple[int, ...]]
-) -> dict[str, Array]:
-    """Make inputs that are harmless to any model: 0 or 1 where they may be indices.
-
-    Shape tensors get their `values`.
-    """
-    draw = np.random.default_rng(SEED)
-    inputs: dict[str, Array] = {}
-    for tensor in spec.inputs:
-        shape = shapes[tensor.name]
-        if tensor.name in values:
-            inputs[tensor.name] = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
-        elif tensor.dtype is DType.BYTES:
-            inputs[tensor.name] = np.full(shape, b"", np.object_)
-        elif tensor.dtype.numpy.kind in "iub":
-            inputs[tensor.name] = draw.integers(0, 2, shape).astype(tensor.dtype.numpy)
-        else:
-            inputs[tensor.name] = draw.random(shape).astype(tensor.dtype.numpy)
-    return inputs
-
-
 def _run_row(spec: ModelSpec, runner: Runner, inputs: Mapping[str, Array]) -> dict[str, Array]:
     smallest = runner.row_counts[0] if runner.row_counts else runner.profile.rows.min
     outputs = runner.run(Batch({name: [each] for name, each in inputs.items()}, 1, smallest))
@@ -155,7 +131,7 @@ def _compare(
             difference = f"such as {a.reshape(-1)[apart]} and {b.reshape(-1)[apart]}"
         else:
             continue
-        raise ExecutionFailed(
+        raise UnsoundOutputs(
             f"model '{spec.name}': {names} disagree on output '{tensor.name}' for the same row: "
             f"{difference}; build the plan again, leave one of the profiles out, or set "
             "`self_check = false` under [tensorrt] if the outputs are meant to differ"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from lanewise.bench.buckets import Buckets
 from lanewise.bench.loads import KindTally, Load, Stage, StageEnd, Tally, Target
 from lanewise.bench.worker import work
 from lanewise.clock import NS_PER_MS, NS_PER_S
+from lanewise.cores import usable_cores
 from lanewise.errors import ConfigError
 
 TICK_S = 0.5
@@ -177,7 +177,7 @@ class _Gathering:
             load,
             seconds,
             [KindTally() for _ in range(kinds)],
-            cores=len(os.sched_getaffinity(0)),
+            cores=usable_cores(),
         )
         self._processes = processes
         self._open: dict[int, tuple[int, KindTally]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from lanewise import __version__
 from lanewise.bench.figures import KindFigures, LoadFigures
 from lanewise.bench.fleet import Timing
 from lanewise.bench.loads import Payload
+from lanewise.cores import usable_cores
 
 COLUMNS = ("answered/s", "good/s", "rows/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms")
 
@@ -77,7 +77,7 @@ def _client() -> dict[str, str]:
     return {
         "lanewise": __version__,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{platform.machine()}, {usable_cores()} cores, {platform.system()}",
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from lanewise.bench.report import COLUMNS, Run, as_json, as_markdown, cells_of
 from lanewise.cli.main import FILE, POSITIVE, REQUESTS, Address
 from lanewise.cli.tables import open_console
 from lanewise.clock import NS_PER_MS
+from lanewise.cores import usable_cores
 from lanewise.errors import ConfigError
 from lanewise.model.tensors import DType, TensorSpec
 from lanewise_client import Client, ServingError, Unsupported
@@ -213,7 +213,7 @@ def run(arguments: Arguments, console: Console) -> bool:
 
 def default_processes(loads: Sequence[Load]) -> int:
     """Choose how many processes suit the cores this one may run on, and the loads."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     # One answers several thousand requests a second; beside the server more only disturb it.
     useful = max(MAX_PROCESSES if load.rate is not None else load.concurrency for load in loads)
     return max(1, min(cores // 2, MAX_PROCESSES, useful))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import string
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +22,8 @@ from lanewise.settings.server import DEFAULT_GRPC_PORT
 from lanewise_client import Client
 
 SEED = 0
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""What gRPC can send."""
 
 
 @click.command("infer")
@@ -48,7 +53,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     output_dir: Path | None,
 ) -> None:
     """Send one request to MODEL and show its outputs and the lane that served it."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     given = _split_inputs(inputs)
     with Client(url, timeout_s=timeout_s) as client:
         metadata = client.model_metadata(model, version)
@@ -67,9 +72,15 @@ def command(  # noqa: PLR0917 - click passes options by name
     )
     for name, array in result.items():
         console.print(f"{name} {array.dtype} {list(array.shape)}", style="bold", highlight=False)
-        console.print(np.array2string(array, threshold=40, precision=5), markup=False)
+        console.print(np.array2string(array, threshold=40, precision=5))
         if output_dir is not None:
-            _save(array, output_dir / f"{name}.npy")
+            _save(array, output_dir / f"{file_name_of(name)}.npy")
+
+
+def file_name_of(name: str) -> str:
+    """Write a name as part of a file's: percent-encoded where it would lead elsewhere."""
+    plain = "".join(char for char in string.punctuation if char not in "%/\\") + " "
+    return urllib.parse.quote(name, safe=plain)
 
 
 def _split_inputs(texts: Sequence[str]) -> dict[str, str]:
@@ -119,4 +130,11 @@ def _read(name: str, text: str, datatypes: Mapping[str, str]) -> Array:
             f"--input {name}={text}: give a file ending in .npy, or a shape such as 1,3,28,28"
         )
     shape = tuple(int(size) for size in sizes)
-    return draw_values(DType(datatypes[name]), shape, np.random.default_rng(SEED))
+    dtype = DType(datatypes[name])
+    nbytes = math.prod(shape) * dtype.numpy.itemsize
+    if nbytes > MAX_MESSAGE_BYTES:
+        raise ConfigError(
+            f"--input {name}={text}: has {nbytes} bytes, but a message holds at most "
+            f"{MAX_MESSAGE_BYTES}; give a smaller shape"
+        )
+    return draw_values(dtype, shape, np.random.default_rng(SEED))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lanewise.cli.main import BACKENDS, FILE, FOLDER, PATH, REQUESTS
+from lanewise.cores import usable_cores
 from lanewise.processes.arguments import ServeArguments
 from lanewise.processes.serve import serve
 from lanewise.settings import server as settings
@@ -104,6 +105,6 @@ def command(
     # our format, would tell it twice.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if frontends is None:
-        frontends = settings.default_frontends(transport, len(os.sched_getaffinity(0)))
+        frontends = settings.default_frontends(transport, usable_cores())
     asked = ServerSettings(frontends=frontends, transport=transport, **options)
     sys.exit(serve(ServeArguments(asked, log_format, log_level)))

@@ -11,7 +11,8 @@ WIDTH_OF_PIPES = 240
 
 def open_console() -> Console:
     """Get the console of this process; what is no terminal is wide enough for every table."""
-    console = Console()
+    # Names that come from a model or a caller are text, whatever is in them.
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH_OF_PIPES
     return console

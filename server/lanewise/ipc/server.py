@@ -7,6 +7,7 @@ import contextlib
 import functools
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import cast
 
 import structlog
@@ -272,7 +273,8 @@ def _snapshot(registry: ModelRegistry) -> Models:
             model.version,
             model.state,
             model.reason,
-            None if model.lanes is None else model.lanes.spec,
+            # Samples are for runners, and may be large.
+            None if model.lanes is None else replace(model.lanes.spec, samples={}),
             () if model.lanes is None else model.lanes.lost_profiles,
         )
         for model in registry

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lanewise.errors import ShapeMismatch
+from lanewise.model.samples import Sample
 from lanewise.model.tensors import Array, Piece, format_shape
 
 
@@ -89,9 +90,14 @@ def _can_fill(piece: Array, out: Array, filling: Filling | None) -> bool:
     return piece.shape[dim] <= out.shape[dim] and longer == out.shape[1:]
 
 
-def pad_rows(out: Array, rows: int) -> None:
-    """Fill what follows the first `rows` rows of `out` with zeros, or empty strings."""
-    if rows < out.shape[0]:
+def pad_rows(out: Array, rows: int, sample: Sample | None = None) -> None:
+    """Fill what follows the first `rows` rows of `out` with the sample, zeros or empty strings."""
+    if rows >= out.shape[0]:
+        return
+    if sample is not None:
+        padding = sample.make((out.shape[0] - rows, *out.shape[1:]))
+        as_words(out)[rows:] = as_words(padding)
+    else:
         as_words(out)[rows:] = b"" if out.dtype.hasobject else 0
 
 

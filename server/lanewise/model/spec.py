@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lanewise.model.samples import Sample
 from lanewise.model.tensors import Shape, TensorSpec
 
 
@@ -107,6 +108,8 @@ class ModelSpec:
         profiles: in the order of their indexes; at least one.
         text_inputs: names of the BYTES inputs whose elements the backend takes as UTF-8.
         padding: None for a model whose requests share launches only if their shapes are equal.
+        samples: what inputs hold when no request has sent any, by name: in warm-up, while costs are
+            measured, and in padding rows. Others hold zeros or empty strings.
     """
 
     name: str
@@ -119,6 +122,7 @@ class ModelSpec:
     profiles: tuple[Profile, ...]
     text_inputs: frozenset[str] = frozenset()
     padding: Padding | None = None
+    samples: Mapping[str, Sample] = field(default_factory=dict, compare=False, repr=False)
 
     def find_profile(self, name_or_index: str | int) -> Profile | None:
         """Get the profile of that name, or else of that index; None if there is none."""

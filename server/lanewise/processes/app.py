@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import structlog
 
 from lanewise import __version__
-from lanewise.backends.repository import find_models, load_model
+from lanewise.backends.repository import find_models, load_model, runs_on_device
 from lanewise.backends.runner import ModelSource
 from lanewise.clock import NS_PER_S, Clock, SystemClock
+from lanewise.cores import usable_cores
 from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
 from lanewise.memory.regions import Regions
 from lanewise.model.spec import ModelSpec, Profile
@@ -27,7 +28,7 @@ from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher, WhenArrived, lanes_of
 from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 from lanewise.scheduler.results import WhenFinished
-from lanewise.settings.model import read_model_settings
+from lanewise.settings.model import ModelSettings, read_model_settings
 from lanewise.settings.ports import require_free_port
 from lanewise.settings.server import ServerSettings
 from lanewise.simulator.trace import TraceWriter
@@ -73,8 +74,9 @@ FrontFactory: TypeAlias = Callable[[ModelRegistry, Clock, WhenFinished, "EngineC
 class App:
     """One server. Made, run once and gone.
 
-    It answers liveness and health from the start, loads its models one after the other,
-    and serves each as soon as it is loaded.
+    It answers liveness and health from the start, loads as many models at a time as there are
+    cores, one at a time on a device, and serves each as soon as it is warm. What launches cost
+    on the host is measured when all are loaded, beside the traffic.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class App:
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
         self.loaded = asyncio.Event()
-        """Set once every model is ready or has failed."""
+        """Set once every model is ready, and measured, or has failed."""
         self.must_leave_at_once = False
         """Whether a process that is to end after `run` has to `leave_at_once`: a thread is
         still loading, warming up or executing a model, which nothing can interrupt, or the
@@ -113,6 +115,8 @@ class App:
         self._dispatchers: list[Dispatcher] = []
         self._traces: list[TraceWriter] = []
         self._costs = None if settings.costs is None else CostFolder(settings.costs)
+        self._host_turns = asyncio.Semaphore(usable_cores())
+        self._device_turn = asyncio.Semaphore(1)
         self._stop = asyncio.Event()
         self._lane_lost = asyncio.Event()
         self._signalled = False
@@ -126,11 +130,13 @@ class App:
         """Serve until `stop` is called or a stop signal comes, then drain.
 
         Raises:
-            ConfigError: there is nothing to serve, or a port is taken.
+            ConfigError: there is nothing to serve, a port is taken or a folder cannot be written.
             RunnerLost: a model has lost every lane.
         """
         self._watch_signals(self._on_signal)
         sources = find_models(self.settings.path)
+        if self._costs is not None:
+            self._costs.require_writable()
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
         if self._http_listener is None:
@@ -217,18 +223,10 @@ class App:
 
     async def _load_all(self, sources: list[ModelSource], front: Front) -> None:
         started_ns = self._clock.now_ns()
-        for source in sources:
-            model = self.registry.resolve(source.name, source.version)
-            try:
-                await self._load(source, model)
-            except (ConfigError, ServingError) as error:
-                self._mark_failed(model, str(error))
-                if isinstance(error, DeviceLost):
-                    self._give_up_device(error)
-            except Exception as error:
-                _log.exception("loading failed unexpectedly", model=source.name)
-                self._mark_failed(model, f"{type(error).__name__}: {error}")
-            await front.publish()
+        async with asyncio.TaskGroup() as tasks:
+            for source in sources:
+                tasks.create_task(self._load_one(source, front))
+        await self._measure_costs()
         self.loaded.set()
         if not self._dispatchers:
             reasons = "\n".join(f"{m.title}: {m.reason}" for m in self.registry)
@@ -244,13 +242,43 @@ class App:
             version=__version__,
         )
 
+    async def _load_one(self, source: ModelSource, front: Front) -> None:
+        """Load a model, in its turn, and serve it, or say why it has failed."""
+        model = self.registry.resolve(source.name, source.version)
+        try:
+            settings = await asyncio.to_thread(read_model_settings, source.settings_file)
+            is_on_device = await asyncio.to_thread(
+                runs_on_device, source, settings, self.settings.backend
+            )
+            async with self._device_turn if is_on_device else self._host_turns:
+                await self._load(source, model, settings)
+        except (ConfigError, ServingError) as error:
+            self._mark_failed(model, str(error))
+            if isinstance(error, DeviceLost):
+                self._give_up_device(error)
+        except Exception as error:
+            _log.exception("loading failed unexpectedly", model=source.name)
+            self._mark_failed(model, f"{type(error).__name__}: {error}")
+        await front.publish()
+
+    async def _measure_costs(self) -> None:
+        """Measure what is not known of the models that serve, one after the other."""
+        for dispatcher in self._dispatchers:
+            if dispatcher.is_measured:
+                continue
+            try:
+                await dispatcher.measure()
+            except ServingError as error:
+                reason = f"{error.message}; they are learnt from traffic"
+                _log.warning("costs not measured", model=dispatcher.spec.name, reason=reason)
+            self._save_costs_of(dispatcher)
+
     def _mark_failed(self, model: ServedModel, reason: str) -> None:
         model.state, model.reason = ModelState.FAILED, reason
         _log.error("model failed", model=model.name, version=model.version, reason=reason)
 
-    async def _load(self, source: ModelSource, model: ServedModel) -> None:
+    async def _load(self, source: ModelSource, model: ServedModel, settings: ModelSettings) -> None:
         _log.info("loading model", model=source.name, version=source.version, file=str(source.file))
-        settings = await asyncio.to_thread(read_model_settings, source.settings_file)
         loaded = await asyncio.to_thread(
             load_model,
             source,
@@ -273,9 +301,10 @@ class App:
         )
         try:
             dispatcher.when_arrived = self._record_trace(dispatcher.spec)
-            await dispatcher.warm_up()
-            if self._costs is not None and costs is None:
-                await asyncio.to_thread(self._costs.save, _measured(dispatcher))
+            # On a device launches are polled, and lanes are made to be measured undisturbed.
+            await dispatcher.warm_up(measure=loaded.is_compiled)
+            if loaded.is_compiled and costs is None:
+                self._save_costs_of(dispatcher)
         except Exception:  # if it is cancelled, closing would wait for the runner at work
             await dispatcher.close()
             raise
@@ -321,13 +350,16 @@ class App:
 
     def _save_costs(self) -> None:
         """Keep what traffic has taught of costs; a failure is only logged."""
+        for dispatcher in self._dispatchers:
+            self._save_costs_of(dispatcher)
+
+    def _save_costs_of(self, dispatcher: Dispatcher) -> None:
         if self._costs is None:
             return
-        for dispatcher in self._dispatchers:
-            try:
-                self._costs.save(_measured(dispatcher))
-            except ConfigError as error:
-                _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
+        try:
+            self._costs.save(_measured(dispatcher))
+        except ConfigError as error:
+            _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
 
     async def _drain(self, front: Front) -> None:
         grace_ns = int(self.settings.drain_grace_s * NS_PER_S)

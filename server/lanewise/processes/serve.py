@@ -5,6 +5,7 @@ It imports little at first: the edge transport only passes by here on its way in
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,14 +23,18 @@ def serve(arguments: ServeArguments) -> int:
     On the edge transport this process becomes another, whose exit status it is.
 
     Raises:
-        ConfigError: the edge transport, or a port, is not available.
+        ConfigError: the edge transport, or a port, is not available, or a file for TLS cannot be
+            used.
     """
     settings = arguments.settings
+    # A terminal that is closed, or an operator who expects a reload, stops no server. Every
+    # process that this one starts or becomes ignores it, too.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    read_tls_files(settings.tls_cert, settings.tls_key)
     if settings.transport == "edge":
         from lanewise.rpc.edge.process import require_edge  # noqa: PLC0415
 
         require_edge()
-        read_tls_files(settings.tls_cert, settings.tls_key)
     if settings.frontends:
         from lanewise.processes.supervisor import Supervisor  # noqa: PLC0415
 

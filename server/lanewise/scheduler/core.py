@@ -96,7 +96,8 @@ class Scheduler:
             return End(request, error, was_admitted=False)
         needed_ns = self._policy.needed_ns(self._backlog, request, now_ns)
         if deadline_ns is not None:
-            is_late = now_ns + needed_ns >= deadline_ns
+            # What nobody has measured is a guess, for which none is refused.
+            is_late = now_ns + needed_ns >= deadline_ns and self._costs.knows(request.fits)
             if deadline_ns <= now_ns or (is_late and not self._may_try(now_ns)):
                 return self._expired(request, now_ns, needed_ns, was_admitted=False)
             self._remember_deadline(request, deadline_ns)

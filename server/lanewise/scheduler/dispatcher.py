@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
+import structlog
+
 from lanewise.backends.runner import LoadedModel
 from lanewise.backends.self_check import require_agreement, require_padding
 from lanewise.clock import NS_PER_MS, Clock
-from lanewise.errors import (
-    RunnerLost,
-)
+from lanewise.errors import ExecutionFailed, RunnerLost, UnsoundOutputs
 from lanewise.memory.regions import Regions
 from lanewise.model.regions import RegionTensor
 from lanewise.model.spec import ModelSpec
@@ -39,6 +39,10 @@ from lanewise.scheduler.results import (
 )
 from lanewise.scheduler.routing import Route, admit_values
 from lanewise.settings.model import SchedulingSettings
+
+_log = structlog.get_logger(__name__)
+
+SAMPLES_HINT = "give values that it can run under [samples] in model.toml, see docs/models.md"
 
 WhenArrived = Callable[[Mapping[str, Shape], RequestOptions, int], None]
 """Told of a request that came: the shape of every input by name, what was asked for, with the
@@ -104,6 +108,11 @@ class Dispatcher:
         self._cold_requests: set[asyncio.Task[None]] = set()
 
     @property
+    def is_measured(self) -> bool:
+        """Whether what launches cost was measured, now or before."""
+        return self._is_measured
+
+    @property
     def lost_profiles(self) -> tuple[str, ...]:
         """Names of the profiles none of whose lanes is in service any more."""
         live = {lane.profile.index for lane in self._scheduler.lanes if not lane.is_retired}
@@ -117,26 +126,81 @@ class Dispatcher:
     def open_requests(self) -> int:
         return self._flow.open_requests + len(self._cold_requests) + self._regions.open_requests
 
-    async def warm_up(self) -> None:
-        """Warm up every runner, one after the other, and measure what their launches cost.
+    def _judge_failed_warm_up(self, profile: str, error: ExecutionFailed) -> None:
+        """Let a model pass that fails on blank inputs: it may serve every real request.
+
+        Not one whose samples it cannot run, and none that has to be compiled for its shapes before.
+        """
+        title = f"model '{self.spec.name}', profile '{profile}'"
+        if self.spec.samples:
+            raise ExecutionFailed(
+                f"{title}: cannot run the samples in model.toml, zeros or empty strings for "
+                f"inputs without any: {error.message}; {SAMPLES_HINT}"
+            ) from error
+        if self._is_compiled:
+            raise ExecutionFailed(f"{title}: {error.message}; {SAMPLES_HINT}") from error
+        _log.warning(
+            "not warmed up",
+            model=self.spec.name,
+            version=self.spec.version,
+            profile=profile,
+            reason=f"it fails on zeros and empty strings: {error.message}",
+            hint=f"it serves all the same, and its costs are learnt from traffic; {SAMPLES_HINT}",
+        )
+
+    async def warm_up(self, *, measure: bool = True) -> None:
+        """Warm up every runner, one after the other; `measure` as well unless that is for later.
 
         If it is cancelled it returns at once and warms up no other runner; the one at work
         cannot be interrupted, so `close` would wait for it.
 
         Raises:
-            ExecutionFailed: a runner cannot run its own profile, or two of them disagree.
+            UnsoundOutputs: outputs cannot be given to requests, or two runners disagree.
+            ExecutionFailed: a runner cannot run the model's samples, or what it is compiled for.
         """
         runners, threads = self._launcher.runners, self._launcher.threads
         for runner, its_threads in zip(runners, threads, strict=True):
-            await its_threads.call(runner.warm_up)
+            try:
+                await its_threads.call(runner.warm_up)
+            except UnsoundOutputs:
+                raise
+            except ExecutionFailed as error:
+                self._judge_failed_warm_up(runner.profile.name, error)
         if self._is_compiled:
             await threads[0].call(functools.partial(require_agreement, self.spec, runners))
         if self.spec.padding is not None:
-            await threads[0].call(functools.partial(require_padding, self.spec, runners))
-        if not self._is_measured:
-            lanes = [MeasuredLane(*each) for each in zip(runners, threads, strict=True)]
-            await measure_costs(self.spec, lanes, self.costs, self._clock)
-            self._is_measured = True
+            try:
+                await threads[0].call(functools.partial(require_padding, self.spec, runners))
+            except UnsoundOutputs:
+                raise
+            except ExecutionFailed as error:
+                raise ExecutionFailed(
+                    f"model '{self.spec.name}': which outputs grow with "
+                    f"{self.spec.padding.dimension} is unknown, because it fails on made-up "
+                    f"inputs: {error.message}; {SAMPLES_HINT}"
+                ) from error
+        if measure:
+            await self.measure()
+
+    async def measure(self) -> None:
+        """Measure what launches cost, unless that is known; requests may come meanwhile.
+
+        One that does waits for the launch that is being measured. What is not idle is not measured:
+        it is learnt from the requests.
+
+        Raises:
+            RunnerLost: a runner is out of service.
+        """
+        if self._is_measured:
+            return
+        lanes = [
+            MeasuredLane(*each)
+            for each in zip(self._launcher.runners, self._launcher.threads, strict=True)
+        ]
+        await measure_costs(
+            self.spec, lanes, self.costs, self._clock, quiet_since=self._launcher.quiet_since
+        )
+        self._is_measured = True
 
     async def submit(
         self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS

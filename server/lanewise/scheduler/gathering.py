@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from lanewise.clock import NS_PER_MS, Clock
+from lanewise.cores import usable_cores
 
 TURNS_ON_FEW_CORES = 8
 """Turns of the loop without a new request that are waited out, some 5 us each: as many as a call
@@ -52,7 +53,7 @@ class Gathering:
         self._clock = clock
         self._most_ns = min(most_ns, MAX_NS)
         self._loop = asyncio.get_running_loop()
-        self._most_turns = TURNS if _cores() > FEW_CORES else TURNS_ON_FEW_CORES
+        self._most_turns = TURNS if usable_cores() > FEW_CORES else TURNS_ON_FEW_CORES
         self._in_vain = 0
         self.is_gathering = False
         self._began_ns = 0
@@ -92,8 +93,3 @@ class Gathering:
         self._in_vain = 0 if self._has_paid else self._in_vain + 1
         self.is_gathering = False
         self._launch()
-
-
-def _cores() -> int:
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

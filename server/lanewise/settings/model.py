@@ -61,6 +61,7 @@ NonEmpty = AfterValidator(_require_entries)
 # TOML lists become tuples; their numbers stay strict, so 1.5 or true is no dimension.
 Dims = Annotated[tuple[int, ...], Field(strict=False)]
 DelayMs = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 NameGroups = Annotated[
     tuple[Names, ...], Field(strict=False), AfterValidator(_require_separate_groups)
@@ -97,8 +98,8 @@ class OnnxRuntimeSettings(Table):
     """The table [onnxruntime].
 
     Attributes:
-        threads: threads that one execution may use; None leaves it to ONNX Runtime, which
-            takes one per core.
+        threads: threads that one execution may use; None: one for each core that the process
+            may use.
     """
 
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -155,6 +156,45 @@ class PaddingSettings(Table):
     buckets: Annotated[tuple[int, ...], Field(strict=False), NonEmpty] | None = None
 
 
+class SampleSettings(Table):
+    """An input of [samples] that is not written out; one of the two.
+
+    Attributes:
+        file: a .npy file, relative to the folder of model.toml.
+        random: the least and the greatest of random numbers.
+    """
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    random: Annotated[tuple[Number, Number], Field(strict=False)] | None = None
+
+
+def _require_sample(given: object) -> object:
+    """Check one input of [samples]: a value, lists of values, or `SampleSettings`."""
+    if not isinstance(given, dict):
+        if isinstance(given, bool | int | float | str | list):
+            return given
+        raise PydanticCustomError(
+            "sample", "must be a value, a list of values, or a table with file or random"
+        )
+    try:
+        table = SampleSettings.model_validate(given)
+    except ValidationError as error:
+        listed = "; ".join(describe_problems(error, SampleSettings))
+        raise PydanticCustomError(
+            "sample", "must be right: {listed}", {"listed": listed}
+        ) from error
+    if (table.file is None) == (table.random is None):
+        raise PydanticCustomError(
+            "sample", 'must have either file = "x.npy" or random = [low, high]'
+        )
+    if table.random is not None and table.random[0] > table.random[1]:
+        raise PydanticCustomError("sample", "must have random = [low, high] with low <= high")
+    return table
+
+
+SampleValue = Annotated[object, AfterValidator(_require_sample)]
+
+
 class SchedulingSettings(Table):
     """The table [scheduling].
 
@@ -184,6 +224,8 @@ class ModelSettings(Table):
     Attributes:
         batching: None lets the model's dynamic dimensions decide.
         padding: None stacks requests of equal shapes alone.
+        samples: what inputs hold in warm-up, measurements and padding rows, by name: values, lists
+            of them or `SampleSettings`; zeros, false or empty strings for others.
     """
 
     backend: BackendName = "auto"
@@ -191,6 +233,7 @@ class ModelSettings(Table):
     max_queue_delay_ms: DelayMs = 2.0
     profiles: Profiles | None = None
     padding: PaddingSettings | None = None
+    samples: dict[str, SampleValue] = Field(default_factory=dict)
     onnxruntime: OnnxRuntimeSettings = Field(default_factory=OnnxRuntimeSettings)
     scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     tensorrt: TensorRTSettings = Field(default_factory=TensorRTSettings)
@@ -216,7 +259,7 @@ def read_settings_file(path: Path, table: type[TableT]) -> TableT:
             not allowed; the message lists every one with what is.
     """
     try:
-        return table.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return table.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise settings_error(path, [f"cannot be read: {error.strerror}"]) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -74,6 +74,7 @@ def _bind(option: str, host: str, port: int, reuse: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         try:
             bound.setsockopt(socket.SOL_SOCKET, reuse, 1)
+            accept_both_families(bound, address)
             bound.bind(address)
         except BaseException:
             bound.close()
@@ -86,12 +87,21 @@ def _bind(option: str, host: str, port: int, reuse: int) -> socket.socket:
 def resolve_address(host: str, port: int) -> tuple[Any, ...]:
     """Get what to listen on: family, type, protocol, "", address.
 
-    A host name may stand for addresses of both families; the first one is taken.
+    A host name may stand for addresses of both families; the first one is taken. 0.0.0.0 is
+    every address of this machine, those of IPv6 among them where it has that, as in gRPC.
 
     Raises:
         OSError: it is none of this machine.
     """
+    if host == "0.0.0.0" and socket.has_dualstack_ipv6():
+        host = "::"
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+
+
+def accept_both_families(bound: socket.socket, address: tuple[Any, ...]) -> None:
+    """Let a socket that is about to be bound to every address of IPv6 take IPv4, too."""
+    if address[0] == "::":
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 
 
 def bind_error(option: str, host: str, port: int, error: Exception) -> ConfigError:

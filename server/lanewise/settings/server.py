@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,7 +84,8 @@ def read_tls_files(cert: Path | None, key: Path | None) -> tuple[bytes, bytes] |
     """Read the certificate chain and the private key; None if neither is given.
 
     Raises:
-        ConfigError: only one is given, or a file cannot be read.
+        ConfigError: only one is given, a file cannot be read or is not what it should be, or
+            they do not belong together.
     """
     if cert is None and key is None:
         return None
@@ -92,7 +94,32 @@ def read_tls_files(cert: Path | None, key: Path | None) -> tuple[bytes, bytes] |
             ("--tls-key", "--tls-cert") if cert is None else ("--tls-cert", "--tls-key")
         )
         raise ConfigError(f"{given}: requires {missing}; give both, or neither")
-    return _read("--tls-cert", cert), _read("--tls-key", key)
+    files = _read("--tls-cert", cert), _read("--tls-key", key)
+    _require_pair(cert, key, files[0])
+    return files
+
+
+def _require_pair(cert: Path, key: Path, chain: bytes) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(cadata=chain.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"--tls-cert {cert}: holds no certificate in PEM; give the file that begins with "
+            "-----BEGIN CERTIFICATE-----"
+        ) from error
+    try:
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None)
+        if reason == "KEY_VALUES_MISMATCH":
+            problem = f"is not the key of --tls-cert {cert}; give the one it was made with"
+        else:
+            problem = (
+                "holds no private key in PEM that can be read without a password; give the file "
+                "that begins with -----BEGIN PRIVATE KEY-----"
+            )
+        raise ConfigError(f"--tls-key {key}: {problem}") from error
 
 
 def _read(option: str, file: Path) -> bytes:

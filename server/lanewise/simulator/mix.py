@@ -63,6 +63,11 @@ def require_admitted(mix: Sequence[RequestKind], spec: ModelSpec) -> None:
     router = Router(spec)
     names = [tensor.name for tensor in spec.inputs]
     for kind in mix:
+        if not spec.batching and kind.rows != (1, 1, 1):
+            raise ConfigError(
+                f"mix '{kind.name}': rows must be 1: model '{spec.name}' runs every request alone, "
+                "whatever its shape; give shapes by items"
+            )
         for items in items_of(kind, spec):
             for rows in (kind.rows[0], kind.rows[-1]):
                 shapes = with_rows(items, rows, spec)

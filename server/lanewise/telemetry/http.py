@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from lanewise.scheduler.registry import ModelRegistry
-from lanewise.settings.ports import bind_error, resolve_address
+from lanewise.settings.ports import accept_both_families, bind_error, resolve_address
 
 _log = structlog.get_logger(__name__)
 
@@ -134,6 +134,10 @@ class _Server(ThreadingMixIn, TCPServer):
             self.socket.close()
             self.socket = listener
             self.server_address = listener.getsockname()
+
+    def server_bind(self) -> None:
+        accept_both_families(self.socket, self.server_address)
+        super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
         _log.debug("http connection failed", client=client_address[0], exc_info=True)

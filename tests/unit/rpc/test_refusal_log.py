@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from lanewise import errors
 from lanewise.rpc.refusal_log import MAX_LINES, RefusalLog
-from lanewise.rpc.status import settle
+from lanewise.rpc.status import status_for
 
 
 class OneWindow(asyncio.SelectorEventLoop):
@@ -48,7 +48,7 @@ def test_what_is_above_the_bound_is_counted_at_the_end_of_its_window():
 def test_refusals_of_calls_share_the_bound_whatever_their_reason():
     given = iter([errors.QueueFull("full"), errors.ModelNotFound("none")] * MAX_LINES)
 
-    events = events_of(lambda: settle(next(given), rpc="ModelInfer"), 2 * MAX_LINES)
+    events = events_of(lambda: status_for(next(given), rpc="ModelInfer"), 2 * MAX_LINES)
 
     assert events == [*[LINE] * MAX_LINES, ("refusals left out of the log", MAX_LINES)]
 

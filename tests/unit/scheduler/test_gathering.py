@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from lanewise.clock import NS_PER_MS
+from lanewise.cores import usable_cores
 from lanewise.scheduler import gathering
 from lanewise.scheduler.gathering import PROBE_EVERY, TRUST, TURNS_ON_FEW_CORES, Gathering
 
 pytestmark = pytest.mark.skipif(
-    gathering._cores() > gathering.FEW_CORES, reason="the number of turns is that of few cores"
+    usable_cores() > gathering.FEW_CORES, reason="the number of turns is that of few cores"
 )
 
 

@@ -40,6 +40,9 @@ def test_every_key_is_read(tmp_path):
         max_queue_delay_ms = 3
         [onnxruntime]
         threads = 2
+        [samples]
+        X = 1.5
+
         [padding]
         dimension = "tokens"
         inputs = { X = 1 }
@@ -71,6 +74,7 @@ def test_every_key_is_read(tmp_path):
         "backend": "onnxruntime",
         "batching": False,
         "max_queue_delay_ms": 3.0,
+        "samples": {"X": 1.5},
         "padding": {
             "dimension": "tokens",
             "inputs": {"X": 1},
@@ -107,8 +111,8 @@ def test_every_key_is_read(tmp_path):
         (
             "batch = true",
             "batch: unknown key; did you mean 'batching'? allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, padding, onnxruntime, scheduling, "
-            "tensorrt",
+            "backend, batching, max_queue_delay_ms, profiles, padding, samples, onnxruntime, "
+            "scheduling, tensorrt",
         ),
         ("[onnxruntime]\ncores = 1", "onnxruntime.cores: unknown key; allowed here: threads"),
         (
@@ -137,8 +141,8 @@ def test_every_key_is_read(tmp_path):
         (
             "tensors = 1",
             "tensors: unknown key; did you mean 'tensorrt'? allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, padding, onnxruntime, scheduling, "
-            "tensorrt",
+            "backend, batching, max_queue_delay_ms, profiles, padding, samples, onnxruntime, "
+            "scheduling, tensorrt",
         ),
         (
             '[[profiles]]\ntensors."a.b" = { min = [1.5], opt = [1], max = [1] }',
@@ -185,8 +189,8 @@ def test_every_key_is_read(tmp_path):
         (
             "[[profile]]",
             "profile: unknown key; did you mean 'profiles'? allowed here: "
-            "backend, batching, max_queue_delay_ms, profiles, padding, onnxruntime, scheduling, "
-            "tensorrt",
+            "backend, batching, max_queue_delay_ms, profiles, padding, samples, onnxruntime, "
+            "scheduling, tensorrt",
         ),
         (
             '[[profiles]]\ntensors.X = { min = "1x8", opt = [1, 8], max = [1, 8] }',

@@ -170,3 +170,12 @@ def test_the_default_mix_has_what_each_profile_is_for_and_scales():
         ("dynamic", (1, 4, 32), 100.0),
         ("offline", (128, 128, 128), 100.0),
     ]
+
+
+@pytest.mark.parametrize("rows", ["2", "1-1-2"])
+def test_a_model_that_runs_requests_alone_has_no_requests_of_several_rows(rows):
+    spec = dataclasses.replace(SPEC, batching=False, rowwise=frozenset())
+    kind = parse_kind(f"rows={rows},items=1x64", spec)
+
+    with pytest.raises(ConfigError, match="rows must be 1: model"):
+        require_admitted([kind], spec)

@@ -57,6 +57,7 @@ class Slot:
         self._spec = spec
         self._stacked = spec.rowwise - on_host
         self._fillings = fillings(spec)
+        self._samples = spec.samples
         self._pinned = {tensor.name: PinnedBuffer() for tensor in (*spec.inputs, *spec.outputs)}
         self._device = {
             tensor.name: DeviceBuffer()
@@ -176,7 +177,8 @@ class Slot:
 
     def _pack_tensor(self, tensor: TensorSpec, pieces: Sequence[Array], pinned: Array) -> None:
         if tensor.name in self._stacked:
-            pad_rows(pinned, pack_rows(pieces, pinned, self._fillings.get(tensor.name)))
+            rows = pack_rows(pieces, pinned, self._fillings.get(tensor.name))
+            pad_rows(pinned, rows, self._samples.get(tensor.name))
         else:
             np.copyto(pinned, pieces[0])
 
@@ -201,7 +203,7 @@ class Slot:
             offset += piece.nbytes
             first += piece.shape[0]
         if offset < pinned.nbytes:
-            pad_rows(pinned, first)
+            pad_rows(pinned, first, self._samples.get(tensor.name))
             stream.copy_in(target + offset, source + offset, pinned.nbytes - offset)
 
     def _stage_tensor(
@@ -213,7 +215,7 @@ class Slot:
             self._copy_in(tensor, pinned.nbytes, stream)
             return
         rows = sum(piece.shape[0] for piece in pieces)
-        pad_rows(pinned, rows)
+        pad_rows(pinned, rows, self._samples.get(tensor.name))
         row_bytes = pinned.nbytes // shape[0]
         filling = self._fillings.get(tensor.name)
         source, target = self._pinned[tensor.name].address, self._device[tensor.name].address

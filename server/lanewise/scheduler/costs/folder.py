@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import structlog
@@ -19,6 +20,22 @@ class CostFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def require_writable(self) -> None:
+        """Make the folder if need be, and try whether files can be made in it.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"--costs {self._folder}: cannot be written: {error.strerror}; "
+                "choose another folder"
+            ) from error
 
     def load(self, model: MeasuredModel) -> CostTable | None:
         """Get the costs of `model` from its file; None, with a line in the log, if they do not fit.

@@ -134,6 +134,10 @@ class CostTable:
             for sample_ns in behind_ns:
                 self.revision += estimate.add(max(1, sample_ns), is_behind=True)
 
+    def knows(self, profiles: Iterable[int]) -> bool:
+        """Whether a launch of each of these profiles is known, so that no cost is a guess."""
+        return all(profile in self._buckets for profile in profiles)
+
     def record_beside(self, profile: int, other: int, rows: int, slowdown: float) -> None:
         """Record how many times longer `profile` takes while `other` runs `rows`, too."""
         known = self._beside.setdefault((profile, other), [])

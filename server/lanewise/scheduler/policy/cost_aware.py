@@ -129,10 +129,11 @@ class CostAwarePolicy:
         now, later = weigh(head, queue, prices, moment, slack_ns)
         if now is None and later is None:
             needed_ns = _needed_ns(head, prices, moment)
-            if needed_ns > slack_ns and (moment.running or len(backlog.arrivals) > 1):
+            is_known = self._costs.knows(head.fits)  # none ends because of a mere guess
+            if is_known and needed_ns > slack_ns and (moment.running or len(backlog.arrivals) > 1):
                 return End(head, needed_ns=needed_ns)
             now, _ = weigh(head, queue, prices, moment, math.inf)
-            if now is not None and now.cuts and slack_ns < math.inf:
+            if is_known and now is not None and now.cuts and slack_ns < math.inf:
                 return End(head, needed_ns=needed_ns)  # the rest would be late
         if now is None:
             return None
