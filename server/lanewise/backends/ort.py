@@ -154,7 +154,8 @@ def _read_tensors(
                 f"{file}: {role} '{tensor.name}' is a {tensor.type}, which cannot be served; "
                 f"supported are {', '.join(_DTYPES)}"
             )
-        shape = tuple(size if isinstance(size, int) else DYNAMIC for size in tensor.shape)
+        # Some exporters write 0 or -1 for a dimension of any size.
+        shape = tuple(s if isinstance(s, int) and s > 0 else DYNAMIC for s in tensor.shape)
         rows = tensor.shape[0] if tensor.shape else None
         rows_name = rows if isinstance(rows, str) else ""
         tensors.append(TensorSpec(tensor.name, dtype, shape, rows_name))

@@ -120,7 +120,9 @@ def _print_problem(text: str, console: Console) -> None:
 
 def _print_model(model: ModelMetadata, console: Console) -> None:
     batching = "rows are stacked" if model.batching else "every request runs alone"
-    console.print(f"backend {model.backend}; {batching}", highlight=False)
+    if reason := model.properties.get("batching_reason"):
+        batching += f": {reason}"
+    console.print(f"backend {model.backend}; {batching}", highlight=False, markup=False)
     tensors = make_table("", "tensor", "datatype", "shape")
     for kind, described in (("input", model.inputs), ("output", model.outputs)):
         for tensor in described:

@@ -102,6 +102,7 @@ class ModelSpec:
     Attributes:
         backend: the backend that runs it, never "auto".
         batching: whether rows of several requests may be stacked along dimension 0.
+        batching_reason: why, for people; "" if nothing has been found out.
         rowwise: names of the inputs whose dimension 0 counts rows. With batching, the
             other inputs are shared by a whole batch: requests are stacked only if their
             bytes are equal. Empty without batching.
@@ -123,6 +124,7 @@ class ModelSpec:
     text_inputs: frozenset[str] = frozenset()
     padding: Padding | None = None
     samples: Mapping[str, Sample] = field(default_factory=dict, compare=False, repr=False)
+    batching_reason: str = field(default="", compare=False)
 
     def find_profile(self, name_or_index: str | int) -> Profile | None:
         """Get the profile of that name, or else of that index; None if there is none."""

@@ -34,6 +34,8 @@ def _properties(spec: ModelSpec) -> dict[str, str]:
         "batching": "true" if spec.batching else "false",
         "profiles": str(len(spec.profiles)),
     }
+    if spec.batching_reason:
+        properties["batching_reason"] = spec.batching_reason
     for profile in spec.profiles:
         properties |= _profile_properties(profile)
     return properties
