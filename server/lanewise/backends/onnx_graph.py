@@ -16,7 +16,7 @@ _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE = 1, 5, 11, 12, 13
 _FUNCTION_NODE = 7
 _NODE_OP_TYPE, _NODE_ATTRIBUTE = 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_I, _ATTRIBUTE_G, _ATTRIBUTE_GRAPHS = 1, 3, 6, 11
@@ -24,6 +24,9 @@ _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIM = 1, 2, 1
 _DIM_VALUE, _DIM_PARAM = 1, 2
 _TENSOR_NAME = 8
+
+_NAME_KEY, _DENOTATION_KEY = _DIM_PARAM << 3 | _LEN, 3 << 3 | _LEN
+"""What a dimension begins with that has a name, or a note on its meaning that nobody reads."""
 
 Dims = tuple[int | str, ...] | None
 """Sizes, or the names of dimensions that may have any, "" for one without; None: rank unknown."""
@@ -54,6 +57,30 @@ def read_graph(file: Path) -> OnnxGraph | None:
         return _read_model(memoryview(mapped))  # unmapped with the last view of it
     except (OSError, ValueError, IndexError):
         return None
+
+
+def without_false_names(file: Path) -> bytes | None:
+    """Get the ONNX model in `file` with those dimensions nameless whose names are no identifiers.
+
+    Exporters call several dimensions `?` or `-1` that have different sizes; TensorRT takes equal
+    names for equal sizes. None if there are none.
+    """
+    graph = read_graph(file)
+    declared = (*graph.inputs.values(), *graph.outputs.values()) if graph else ()
+    if not any(
+        isinstance(d, str) and d and not d.isidentifier() for ds in declared for d in ds or ()
+    ):
+        return None
+    data = bytearray(file.read_bytes())
+    for number, content in _messages(memoryview(data)):
+        if number == _MODEL_GRAPH:
+            for part, value in _messages(content):
+                if part in (_GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE):
+                    for dim in _shape(value) or ():
+                        # In place, so that no length of a message around it changes.
+                        if dim[:1] == bytes([_NAME_KEY]) and not str(_read_dim(dim)).isidentifier():
+                            dim[0] = _DENOTATION_KEY
+    return bytes(data)
 
 
 def _read_model(message: memoryview) -> OnnxGraph:
@@ -104,17 +131,18 @@ def _is_training(operator: str, attribute: memoryview) -> bool:
 
 
 def _read_value(message: memoryview) -> tuple[str, Dims]:
-    dims: Dims = None
-    for number, type_ in _messages(message):
-        if number != _VALUE_TYPE:
-            continue
-        for kind, tensor in _messages(type_):
-            if kind != _TYPE_TENSOR:
-                continue
-            for field, shape in _messages(tensor):
-                if field == _TENSOR_SHAPE:
-                    dims = tuple(_read_dim(d) for n, d in _messages(shape) if n == _SHAPE_DIM)
-    return _text(message, _VALUE_NAME), dims
+    shape = _shape(message)
+    return _text(message, _VALUE_NAME), None if shape is None else tuple(map(_read_dim, shape))
+
+
+def _shape(message: memoryview) -> list[memoryview] | None:
+    """Get the dimensions of an input or output; None if it has no shape."""
+    for step in (_VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE):
+        found = [value for number, value in _messages(message) if number == step]
+        if not found:
+            return None
+        message = found[-1]
+    return [dim for number, dim in _messages(message) if number == _SHAPE_DIM]
 
 
 def _read_dim(message: memoryview) -> int | str:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers.log_lines import captured_logs
 from helpers.models import InstantClock
-from lanewise.backends.onnx_graph import read_graph
+from lanewise.backends.onnx_graph import read_graph, without_false_names
 from lanewise.backends.repository import find_models, load_model, prove_rows
 from lanewise.backends.row_names import is_given_name
 from lanewise.backends.rows import find_mixing
@@ -235,6 +235,25 @@ class TestOfTheFileAlone:
         graph = read_graph(save(tmp_path, ROW_BY_ROW["dense"], shape=(0, 8), out=None))
 
         assert (graph.inputs, graph.outputs) == ({"X": ("", 8)}, {"Y": None})
+
+
+class TestFalseNames:
+    def test_are_taken_off_and_nothing_else_changes(self, tmp_path):
+        file = save(tmp_path, ROW_BY_ROW["dense"], shape=("?", 8, "?"), out=("rows", 8, "-1"))
+        expected = onnx.load(file)
+        for value, dims in ((expected.graph.input[0], (0, 2)), (expected.graph.output[0], (2,))):
+            for dim in dims:
+                value.type.tensor_type.shape.dim[dim].ClearField("dim_param")
+
+        found = onnx.load_from_string(without_false_names(file))
+
+        for value in (*found.graph.input, *found.graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                dim.ClearField("denotation")
+        assert found == expected
+
+    def test_a_model_without_any_is_read_as_it_is(self, tmp_path):
+        assert without_false_names(save(tmp_path, ROW_BY_ROW["dense"], shape=("N", 8))) is None
 
 
 @pytest.mark.parametrize("name", ["unk__13", "DynamicDimension.0", "?", "-1", "", "Gemm_Y_dim_0"])
