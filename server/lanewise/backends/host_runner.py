@@ -69,7 +69,10 @@ class HostRunner:
 
 
 class InputBuffers:
-    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum."""
+    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum.
+
+    If there is none they are ready for its opt, and grow.
+    """
 
     def __init__(self, spec: ModelSpec, profile: Profile) -> None:
         # A buffer for strings would keep those of the largest batch alive: they get new
@@ -81,24 +84,11 @@ class InputBuffers:
         }
         self._fillings = fillings(spec)
         self._samples = spec.samples
-        for tensor in spec.inputs:
-            name = tensor.name
-            buffer = self._buffers.get(name)
-            if buffer is None:
-                continue
-            shape = (profile.rows.max, *profile.ranges[name].max[1:])
-            try:
-                buffer.view(shape)
-            except (
-                MemoryError,
-                OverflowError,
-                ValueError,
-            ) as error:
-                # It is more than there is, or than there can ever be.
-                raise ConfigError(
-                    f"profile '{profile.name}', input '{name}': {format_shape(shape)} of "
-                    f"{tensor.dtype.value} does not fit in memory; lower its max"
-                ) from error
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                limits = profile.ranges[name]
+                item = limits.opt if profile.is_open else limits.max
+                buffer.view((profile.rows.max, *item[1:]))
 
     @property
     def nbytes(self) -> int:

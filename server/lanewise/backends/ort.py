@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import structlog
 
+from lanewise.backends.default_profiles import format_template
 from lanewise.backends.host_runner import HostRunner
 from lanewise.backends.onnx_graph import read_graph
 from lanewise.backends.profiles import plan_profiles
@@ -20,6 +22,8 @@ from lanewise.cores import usable_cores
 from lanewise.errors import ConfigError, ExecutionFailed
 from lanewise.model.tensors import DYNAMIC, Array, DType, TensorSpec
 from lanewise.settings.model import ModelSettings, settings_error
+
+_log = structlog.get_logger(__name__)
 
 _DTYPES = {
     "tensor(bool)": DType.BOOL,
@@ -54,7 +58,18 @@ def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedMo
     """Load an ONNX file once, and make one runner for each profile. See `LoadModel`."""
     session = OrtSession(source.file, settings.onnxruntime.threads)
     inputs = _complete_ranks(session.inputs, source, settings)
-    plan = plan_profiles(inputs, session.outputs, settings, source.settings_file)
+    plan = plan_profiles(
+        inputs, session.outputs, settings, source.settings_file, needs_limits=False
+    )
+    if settings.profiles is None and plan.profiles[0].is_open:
+        _log.info(
+            "served with any shape",
+            model=source.name,
+            version=source.version,
+            hint="a TensorRT plan needs limits; to set some, paste this into "
+            f"{source.settings_file} and put in the sizes that requests have:\n"
+            + format_template(inputs),
+        )
     text_inputs = frozenset(t.name for t in inputs if t.dtype is DType.BYTES)
     spec = plan.make_spec(source, "onnxruntime", inputs, session.outputs, text_inputs)
     return LoadedModel(spec, tuple(HostRunner(spec, each, session) for each in spec.profiles))

@@ -78,6 +78,8 @@ def plan_profiles(
     settings: ModelSettings,
     settings_file: Path,
     carried: CarriedProfiles | None = None,
+    *,
+    needs_limits: bool = True,
 ) -> ProfilePlan:
     """Decide on batching and make the profiles of a model.
 
@@ -91,6 +93,7 @@ def plan_profiles(
         settings: the model's model.toml.
         settings_file: where `settings` come from, or would; named in messages.
         carried: profiles built into the model file; None if it has none.
+        needs_limits: whether the backend has to know the largest shapes; padding always has.
 
     Raises:
         ConfigError: the settings contradict the model, the plan or themselves; the
@@ -101,7 +104,10 @@ def plan_profiles(
     default_delay_ms = settings.max_queue_delay_ms
     if carried is None:
         entries = settings.profiles or derive_profiles(
-            inputs, settings_file, batching=rowwise is not None
+            inputs,
+            settings_file,
+            batching=rowwise is not None,
+            needs_limits=needs_limits or settings.padding is not None,
         )
         profiles = _make_profiles(entries, inputs, rowwise, default_delay_ms, settings_file)
     else:

@@ -17,7 +17,7 @@ from lanewise.cli.tables import make_table, open_console
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.errors import ConfigError
 from lanewise.model.spec import ModelSpec
-from lanewise.model.tensors import format_shape
+from lanewise.model.tensors import NO_LIMIT, format_shape
 from lanewise.rpc.inference.metadata import describe_model
 from lanewise.settings.model import SchedulingSettings, read_model_settings
 from lanewise.telemetry.logs import configure_logging
@@ -132,7 +132,8 @@ def _print_model(model: ModelMetadata, console: Console) -> None:
         first = (str(profile.index), profile.name)
         delay = f"{profile.max_queue_delay_ms:g} ms"
         for name, limits in profile.ranges.items():
-            shapes = (format_shape(limits.min), format_shape(limits.opt), format_shape(limits.max))
+            most = format_shape(tuple(NO_LIMIT if size < 0 else size for size in limits.max))
+            shapes = (format_shape(limits.min), format_shape(limits.opt), most)
             profiles.add_row(*first, name, *shapes, delay)
             first, delay = ("", ""), ""
     console.print(tensors, profiles, sep="\n")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lanewise.model.samples import Sample
-from lanewise.model.tensors import Shape, TensorSpec
+from lanewise.model.tensors import NO_LIMIT, Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,11 @@ class Profile:
     max_queue_delay_ns: int
     values: Mapping[str, ShapeRange] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an input may have any size in some dimension; rows always have a maximum."""
+        return any(NO_LIMIT in limits.max for limits in self.ranges.values())
 
     def padded_length(self, length: int) -> int:
         """Get the length that is executed for requests of `length`; 0 if none is long enough."""

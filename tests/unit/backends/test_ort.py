@@ -14,7 +14,8 @@ from helpers.models import InstantClock, save_onnx, save_onnx_echo, tensor
 from lanewise.backends.repository import find_models, load_model
 from lanewise.backends.runner import Batch
 from lanewise.errors import ConfigError, ExecutionFailed, MalformedContents
-from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.model.spec import RowRange
+from lanewise.model.tensors import DYNAMIC, NO_LIMIT, DType
 from lanewise.settings.model import ModelSettings, OnnxRuntimeSettings
 
 
@@ -34,10 +35,20 @@ def save_text_echo(folder):
 
 def test_symbolic_and_nameless_dimensions_are_dynamic(tmp_path):
     wide = tensor("X", DType.FP32, (DYNAMIC, DYNAMIC, 4))
-    file = save_onnx_echo(tmp_path / "m.onnx", [wide])
+    model = load(save_onnx_echo(tmp_path / "m.onnx", [wide]))
 
-    with pytest.raises(ConfigError, match=r"'X' \[-1, -1, 4\] has dynamic dimension 1"):
-        load(file)
+    assert model.spec.inputs[0].shape == wide.shape
+    assert [(each.name, each.rows) for each in model.spec.profiles] == [("any", RowRange(1, 4, 32))]
+    assert model.spec.profiles[0].ranges["X"].max == (32, NO_LIMIT, 4)
+    assert model.runners[0].memory().host_bytes == 4 * 32 * 64 * 4, "as for the opt"
+
+
+def test_padding_needs_limits(tmp_path):
+    wide = tensor("X", DType.FP32, (DYNAMIC, DYNAMIC))
+    settings = ModelSettings.model_validate({"padding": {"inputs": {"X": 1}}})
+
+    with pytest.raises(ConfigError, match=r"'X' \[-1, -1\] has dynamic dimension 1"):
+        load(save_onnx_echo(tmp_path / "m.onnx", [wide]), settings)
 
 
 def test_a_model_gets_the_threads_of_its_settings(tmp_path):
