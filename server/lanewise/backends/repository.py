@@ -116,7 +116,12 @@ def prove_rows(
     if spec.backend == "simulated":
         return loaded
     mixing = spec.batching_reason
-    trial = Trial(False, mixing) if mixing else try_rows(spec, loaded.runners)
+    try:
+        trial = Trial(False, mixing) if mixing else try_rows(spec, loaded.runners)
+    except BaseException:
+        for runner in loaded.runners:
+            runner.close()
+        raise
     if trial.independent:
         reason = "the same row has the same answer alone and among others"
         log.info("requests are stacked", batching=True, reason=reason)

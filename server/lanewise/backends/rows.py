@@ -17,7 +17,7 @@ from lanewise.backends.inputs import corner_shapes, trial_inputs, tuned_corner
 from lanewise.backends.onnx_graph import OnnxGraph, read_graph
 from lanewise.backends.runner import Batch, Runner
 from lanewise.backends.self_check import difference_of
-from lanewise.errors import ExecutionFailed, UnsoundOutputs
+from lanewise.errors import ExecutionFailed, InvalidRequest, UnsoundOutputs
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import Array, DType
 
@@ -39,6 +39,10 @@ _BATCH_SCALED = frozenset({
     "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM",
 })  # fmt: skip
 _DATA_SIZED = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique"})
+
+
+_REFUSALS = (ExecutionFailed, InvalidRequest)
+"""What a runner raises that serves on; shape tensors may contradict shapes, for one."""
 
 
 def find_mixing(file: Path) -> str:
@@ -105,7 +109,7 @@ def try_rows(spec: ModelSpec, runners: Iterable[Runner]) -> Trial:
         again = _launch(spec, runner, row, 0, 1)
     except UnsoundOutputs as error:
         return Trial(False, error.message)
-    except ExecutionFailed as error:
+    except _REFUSALS as error:
         return Trial(None, f"it cannot run made-up inputs: {error.message}")
     if differs := _difference(spec, alone, again):
         return Trial(None, f"it gives the same row another answer each time: {differs}")
@@ -120,7 +124,7 @@ def try_rows(spec: ModelSpec, runners: Iterable[Runner]) -> Trial:
     for what, beside, position in trials:
         try:
             among = _launch(spec, runner, _join(spec, row, beside, position), position, rows)
-        except ExecutionFailed as error:
+        except _REFUSALS as error:
             if beside is outliers:
                 break  # values that large may be refused, which mixes nothing
             return Trial(False, f"it runs one row, but not {rows}: {error.message}")
