@@ -84,11 +84,26 @@ class InputBuffers:
         }
         self._fillings = fillings(spec)
         self._samples = spec.samples
-        for name, buffer in self._buffers.items():
-            if buffer is not None:
-                limits = profile.ranges[name]
-                item = limits.opt if profile.is_open else limits.max
-                buffer.view((profile.rows.max, *item[1:]))
+        for tensor in spec.inputs:
+            name = tensor.name
+            buffer = self._buffers.get(name)
+            if buffer is None:
+                continue
+            limits = profile.ranges[name]
+            item = limits.opt if profile.is_open else limits.max
+            shape = (profile.rows.max, *item[1:])
+            try:
+                buffer.view(shape)
+            except (
+                MemoryError,
+                OverflowError,
+                ValueError,
+            ) as error:
+                # It is more than there is, or than there can ever be.
+                raise ConfigError(
+                    f"profile '{profile.name}', input '{name}': {format_shape(shape)} of "
+                    f"{tensor.dtype.value} does not fit in memory; lower its max"
+                ) from error
 
     @property
     def nbytes(self) -> int:
