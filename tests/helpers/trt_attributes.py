@@ -69,7 +69,7 @@ BUILDER_ATTRIBUTES: Attributes = {
     "ITensor": ("dtype", "is_shape_tensor", "name", "shape"),
     "MemoryPoolType": ("WORKSPACE",),
     "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
-    "OnnxParser": ("get_error", "num_errors", "parse_from_file"),
+    "OnnxParser": ("get_error", "num_errors", "parse", "parse_from_file"),
     "ParserError": ("code", "desc", "func", "node", "node_name", "node_operator"),
 }
 """What modules that build plans have besides."""

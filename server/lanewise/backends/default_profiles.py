@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lanewise.errors import ConfigError
 from lanewise.model.spec import RowRange
-from lanewise.model.tensors import DYNAMIC, Shape, TensorSpec, format_shape
+from lanewise.model.tensors import DYNAMIC, NO_LIMIT, Shape, TensorSpec, format_shape
 from lanewise.settings.model import (
     ProfileSettings,
     ShapeRangeSettings,
@@ -21,21 +21,35 @@ _TEMPLATE_SIZES = RowRange(1, 64, 256)
 """What the template suggests for a dynamic dimension other than 0."""
 
 
+_ANY_SIZE = RowRange(0, 64, NO_LIMIT)
+"""Of a dimension other than rows where the backend needs no limit."""
+
+
 def derive_profiles(
-    inputs: Sequence[TensorSpec], settings_file: Path, *, batching: bool = True
+    inputs: Sequence[TensorSpec],
+    settings_file: Path,
+    *,
+    batching: bool = True,
+    needs_limits: bool = True,
 ) -> tuple[ProfileSettings, ...]:
     """Make the profiles that follow from the shapes of `inputs` alone.
 
     Without dynamic dimensions this is "default", the one shape there is. If only
     dimensions 0 are dynamic it is "online", one row at a time, and "dynamic", up to 32;
     without `batching`, where both would run one request at a time, it is "default", up to 32.
+    If others are, too, it is "any" where the backend does not need limits: up to 32 rows, of
+    any size.
 
     Raises:
-        ConfigError: other dimensions are dynamic; the message holds profiles to paste.
+        ConfigError: other dimensions are dynamic, and need limits; the message holds profiles to
+            paste.
     """
     if not any(tensor.dynamic_dims for tensor in inputs):
         return (_profile("default", inputs, _ONE_ROW),)
     guessless = [tensor for tensor in inputs if any(dim > 0 for dim in tensor.dynamic_dims)]
+    if guessless and not needs_limits:
+        rows = _FEW_ROWS if batching else RowRange(0, _FEW_ROWS.opt, NO_LIMIT)
+        return (_profile("any", inputs, rows, _ANY_SIZE),)
     if guessless:
         raise _ask_for_profiles(guessless, inputs, settings_file)
     if not batching:
@@ -43,14 +57,16 @@ def derive_profiles(
     return (_profile("online", inputs, _ONE_ROW), _profile("dynamic", inputs, _FEW_ROWS))
 
 
-def _profile(name: str, inputs: Sequence[TensorSpec], rows: RowRange) -> ProfileSettings:
+def _profile(
+    name: str, inputs: Sequence[TensorSpec], rows: RowRange, sizes: RowRange = _TEMPLATE_SIZES
+) -> ProfileSettings:
     return ProfileSettings(
-        name=name, tensors={tensor.name: _range(tensor.shape, rows) for tensor in inputs}
+        name=name, tensors={tensor.name: _range(tensor.shape, rows, sizes) for tensor in inputs}
     )
 
 
-def _range(shape: Shape, rows: RowRange) -> ShapeRangeSettings:
-    """Make the range in which dynamic dimensions 0 are `rows` and others as in the template."""
+def _range(shape: Shape, rows: RowRange, sizes: RowRange = _TEMPLATE_SIZES) -> ShapeRangeSettings:
+    """Make the range in which dynamic dimensions 0 are `rows` and others `sizes`."""
 
     def fill(row_count: int, size: int) -> Shape:
         return tuple(
@@ -59,9 +75,9 @@ def _range(shape: Shape, rows: RowRange) -> ShapeRangeSettings:
         )
 
     return ShapeRangeSettings(
-        min=fill(rows.min, _TEMPLATE_SIZES.min),
-        opt=fill(rows.opt, _TEMPLATE_SIZES.opt),
-        max=fill(rows.max, _TEMPLATE_SIZES.max),
+        min=fill(rows.min, sizes.min),
+        opt=fill(rows.opt, sizes.opt),
+        max=fill(rows.max, sizes.max),
     )
 
 

@@ -69,7 +69,10 @@ class HostRunner:
 
 
 class InputBuffers:
-    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum."""
+    """Host buffers for the row-wise inputs of one runner, ready for its profile's maximum.
+
+    If there is none they are ready for its opt, and grow.
+    """
 
     def __init__(self, spec: ModelSpec, profile: Profile) -> None:
         # A buffer for strings would keep those of the largest batch alive: they get new
@@ -86,7 +89,9 @@ class InputBuffers:
             buffer = self._buffers.get(name)
             if buffer is None:
                 continue
-            shape = (profile.rows.max, *profile.ranges[name].max[1:])
+            limits = profile.ranges[name]
+            item = limits.opt if profile.is_open else limits.max
+            shape = (profile.rows.max, *item[1:])
             try:
                 buffer.view(shape)
             except (

@@ -37,7 +37,12 @@ class Corner(NamedTuple):
 
 
 def warm_corners(spec: ModelSpec, profile: Profile) -> tuple[Corner, ...]:
-    """List the corners of `profile` to warm up; the tuned sizes, with every length, first."""
+    """List the corners of `profile` to warm up; the tuned sizes, with every length, first.
+
+    A profile without limits has but one corner.
+    """
+    if profile.is_open:
+        return (Corner("opt"),)
     if spec.padding is None:
         return Corner("opt"), Corner("max")
     tuned = (Corner("opt", length) for length in profile.lengths)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import structlog
 
+from lanewise.backends.default_profiles import format_template
 from lanewise.backends.host_runner import HostRunner
+from lanewise.backends.onnx_graph import read_graph
 from lanewise.backends.profiles import plan_profiles
 from lanewise.backends.runner import LoadedModel, ModelSource
 from lanewise.backends.strings import decode_strings, encode_strings
@@ -17,7 +21,9 @@ from lanewise.clock import Clock
 from lanewise.cores import usable_cores
 from lanewise.errors import ConfigError, ExecutionFailed
 from lanewise.model.tensors import DYNAMIC, Array, DType, TensorSpec
-from lanewise.settings.model import ModelSettings
+from lanewise.settings.model import ModelSettings, settings_error
+
+_log = structlog.get_logger(__name__)
 
 _DTYPES = {
     "tensor(bool)": DType.BOOL,
@@ -51,9 +57,21 @@ _SILENT = 4
 def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedModel:
     """Load an ONNX file once, and make one runner for each profile. See `LoadModel`."""
     session = OrtSession(source.file, settings.onnxruntime.threads)
-    plan = plan_profiles(session.inputs, session.outputs, settings, source.settings_file)
-    text_inputs = frozenset(t.name for t in session.inputs if t.dtype is DType.BYTES)
-    spec = plan.make_spec(source, "onnxruntime", session.inputs, session.outputs, text_inputs)
+    inputs = _complete_ranks(session.inputs, source, settings)
+    plan = plan_profiles(
+        inputs, session.outputs, settings, source.settings_file, needs_limits=False
+    )
+    if settings.profiles is None and plan.profiles[0].is_open:
+        _log.info(
+            "served with any shape",
+            model=source.name,
+            version=source.version,
+            hint="a TensorRT plan needs limits; to set some, paste this into "
+            f"{source.settings_file} and put in the sizes that requests have:\n"
+            + format_template(inputs),
+        )
+    text_inputs = frozenset(t.name for t in inputs if t.dtype is DType.BYTES)
+    spec = plan.make_spec(source, "onnxruntime", inputs, session.outputs, text_inputs)
     return LoadedModel(spec, tuple(HostRunner(spec, each, session) for each in spec.profiles))
 
 
@@ -154,11 +172,45 @@ def _read_tensors(
                 f"{file}: {role} '{tensor.name}' is a {tensor.type}, which cannot be served; "
                 f"supported are {', '.join(_DTYPES)}"
             )
-        shape = tuple(size if isinstance(size, int) else DYNAMIC for size in tensor.shape)
+        # Some exporters write 0 or -1 for a dimension of any size.
+        shape = tuple(s if isinstance(s, int) and s > 0 else DYNAMIC for s in tensor.shape)
         rows = tensor.shape[0] if tensor.shape else None
         rows_name = rows if isinstance(rows, str) else ""
         tensors.append(TensorSpec(tensor.name, dtype, shape, rows_name))
     return tuple(tensors)
+
+
+def _complete_ranks(
+    inputs: tuple[TensorSpec, ...], source: ModelSource, settings: ModelSettings
+) -> tuple[TensorSpec, ...]:
+    """Give inputs of unknown rank, which ONNX Runtime tells as scalars, that of the profiles.
+
+    Raises:
+        ConfigError: the profiles do not say it, or differ in it.
+    """
+    graph = None if all(each.shape for each in inputs) else read_graph(source.file)
+    declared = graph.inputs if graph else {}
+    completed = []
+    for tensor in inputs:
+        if declared.get(tensor.name, ()) is not None:
+            completed.append(tensor)
+            continue
+        given = [
+            p.tensors[tensor.name] for p in settings.profiles or () if tensor.name in p.tensors
+        ]
+        ranks = {len(each.opt) for each in given}
+        if len(ranks) != 1:
+            found = f"they give it {sorted(ranks)} dimensions" if ranks else "none gives it a shape"
+            raise settings_error(
+                source.settings_file,
+                [
+                    f"profiles: input '{tensor.name}' has no rank in the model, so that the "
+                    f"profiles must say it, but {found}; give it min, opt and max of one rank in "
+                    "every entry of [[profiles]], or export the model with shapes"
+                ],
+            )
+        completed.append(replace(tensor, shape=(DYNAMIC,) * ranks.pop()))
+    return tuple(completed)
 
 
 def _one_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lanewise.backends.default_profiles import derive_profiles
 from lanewise.backends.padding import plan_padding
+from lanewise.backends.row_names import is_given_name, rows_names
 from lanewise.backends.runner import ModelSource
 from lanewise.backends.samples import plan_samples
 from lanewise.clock import NS_PER_MS
@@ -36,6 +37,7 @@ class ProfilePlan:
     profiles: tuple[Profile, ...]
     padding: Padding | None = None
     samples: Mapping[str, Sample] = field(default_factory=dict)
+    batching_reason: str = ""
 
     def make_spec(
         self,
@@ -58,6 +60,7 @@ class ProfilePlan:
             text_inputs=text_inputs,
             padding=self.padding,
             samples=self.samples,
+            batching_reason=self.batching_reason,
         )
 
 
@@ -75,6 +78,8 @@ def plan_profiles(
     settings: ModelSettings,
     settings_file: Path,
     carried: CarriedProfiles | None = None,
+    *,
+    needs_limits: bool = True,
 ) -> ProfilePlan:
     """Decide on batching and make the profiles of a model.
 
@@ -88,16 +93,21 @@ def plan_profiles(
         settings: the model's model.toml.
         settings_file: where `settings` come from, or would; named in messages.
         carried: profiles built into the model file; None if it has none.
+        needs_limits: whether the backend has to know the largest shapes; padding always has.
 
     Raises:
         ConfigError: the settings contradict the model, the plan or themselves; the
             message lists every problem with its file and key.
     """
-    rowwise = _decide_rowwise(inputs, outputs, settings.batching, settings_file)
+    reason = _reason_to_run_alone(inputs, outputs, settings.batching)
+    rowwise = None if reason else _find_rowwise(inputs, outputs, settings_file)
     default_delay_ms = settings.max_queue_delay_ms
     if carried is None:
         entries = settings.profiles or derive_profiles(
-            inputs, settings_file, batching=rowwise is not None
+            inputs,
+            settings_file,
+            batching=rowwise is not None,
+            needs_limits=needs_limits or settings.padding is not None,
         )
         profiles = _make_profiles(entries, inputs, rowwise, default_delay_ms, settings_file)
     else:
@@ -110,7 +120,9 @@ def plan_profiles(
             settings.padding, inputs, outputs, rowwise, profiles, settings_file
         )
     samples = plan_samples(settings.samples, inputs, settings_file)
-    return ProfilePlan(rowwise is not None, rowwise or frozenset(), profiles, padding, samples)
+    return ProfilePlan(
+        rowwise is not None, rowwise or frozenset(), profiles, padding, samples, reason
+    )
 
 
 def _make_profiles(
@@ -290,32 +302,36 @@ def _shape_problems(shape: Shape, tensor: TensorSpec, counts_rows: bool) -> Iter
             yield f"has {size} in dimension {dim}; {what} must be {least} or more"
 
 
-def _decide_rowwise(
-    inputs: _Tensors, outputs: _Tensors, batching: bool | None, settings_file: Path
-) -> frozenset[str] | None:
-    """Get the names of the inputs whose dimension 0 counts rows; None without batching.
+def _reason_to_run_alone(inputs: _Tensors, outputs: _Tensors, batching: bool | None) -> str:
+    """Say why requests are not stacked; "" if they may be.
+
+    If `batching` is None they may where dimension 0 of at least one input and of every output is
+    dynamic, and where the names given to them do not say that they count different things.
+    """
+    if batching is not None:
+        return "" if batching else "`batching` is false"
+    if not any(tensor.has_dynamic_rows for tensor in inputs):
+        return "dimension 0 of no input is dynamic"
+    for output in outputs:
+        if not output.has_dynamic_rows:
+            return f"dimension 0 of output {_describe(output)} is not dynamic"
+    names = sorted(filter(is_given_name, rows_names((*inputs, *outputs))))
+    if len(names) > 1:
+        return f"the model calls dimension 0 by different names: {', '.join(names)}"
+    return ""
+
+
+def _find_rowwise(inputs: _Tensors, outputs: _Tensors, settings_file: Path) -> frozenset[str]:
+    """Get the names of the inputs whose dimension 0 counts rows, of a model with batching.
 
     These are the inputs whose dimension 0 is dynamic. If there are none, the model executes
     a fixed number of rows, and every input that has a dimension 0 counts them.
-
-    If `batching` is None, it is on where dimension 0 of at least one input and of every
-    output is dynamic, and where the names that the model has for them do not say that they
-    count different things. `settings_file` is what messages name.
+    `settings_file` is what messages name.
 
     Raises:
-        ConfigError: batching is asked for, but rows of the outputs could not be told apart.
+        ConfigError: rows of the outputs could not be told apart.
     """
     dynamic = frozenset(tensor.name for tensor in inputs if tensor.has_dynamic_rows)
-    if batching is None:
-        names = {
-            tensor.rows_name
-            for tensor in (*inputs, *outputs)
-            if tensor.has_dynamic_rows and tensor.rows_name
-        }
-        rows_are_rows = all(output.has_dynamic_rows for output in outputs) and len(names) <= 1
-        batching = bool(dynamic) and rows_are_rows
-    if not batching:
-        return None
     if dynamic:
         _require_rows(outputs, DYNAMIC, settings_file)
         return dynamic

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from lanewise.backends.registry import MODEL_SUFFIXES, choose_backend, model_suffix
+from lanewise.backends.row_names import rows_names
+from lanewise.backends.rows import Trial, find_mixing, try_rows
 from lanewise.backends.runner import LoadedModel, ModelSource
 from lanewise.clock import Clock
 from lanewise.errors import ConfigError
@@ -73,7 +76,85 @@ def load_model(
     if source.problem:
         raise ConfigError(source.problem)
     backend = choose_backend(source.file, backend_override or settings.backend)
-    return backend.import_load()(source, settings, clock)
+    mixing = find_mixing(source.file)
+    if mixing and _may_stop_stacking(settings):
+        settings = settings.model_copy(update={"batching": False})
+    loaded = backend.import_load()(source, settings, clock)
+    return _explain(loaded, mixing) if mixing else loaded
+
+
+def prove_rows(
+    loaded: LoadedModel,
+    source: ModelSource,
+    settings: ModelSettings,
+    *,
+    backend_override: str | None = None,
+    clock: Clock,
+) -> LoadedModel:
+    """Get a model that stacks requests only where that changes no answer. Blocks.
+
+    Executes rows alone and among others, see `try_rows`. A model whose rows depend on each other
+    is loaded again without batching, unless the settings insist on it. One that cannot be tried is
+    stacked if the names of its dimensions agree. What was decided, and why, is logged.
+
+    Args:
+        loaded: from `load_model`, not warmed up, and not to be used any more.
+        source: as given to `load_model`; so are all that follow.
+        settings: of the model.
+        backend_override: whatever the settings say.
+        clock: the time of simulated models.
+
+    Raises:
+        ConfigError: see `load_model`.
+    """
+    spec = loaded.spec
+    log = _log.bind(model=spec.name, version=spec.version)
+    if not spec.batching:
+        if settings.batching is None:
+            log.info("requests are not stacked", batching=False, reason=spec.batching_reason)
+        return loaded
+    if spec.backend == "simulated":
+        return loaded
+    mixing = spec.batching_reason
+    try:
+        trial = Trial(False, mixing) if mixing else try_rows(spec, loaded.runners)
+    except BaseException:
+        for runner in loaded.runners:
+            runner.close()
+        raise
+    if trial.independent:
+        reason = "the same row has the same answer alone and among others"
+        log.info("requests are stacked", batching=True, reason=reason)
+        return _explain(loaded, reason)
+    is_agreed = len(rows_names((*spec.inputs, *spec.outputs))) <= 1
+    if trial.independent is None and (is_agreed or not _may_stop_stacking(settings)):
+        reason = f"rows are taken to be independent, which was not tried: {trial.found}"
+        hint = "set `batching = false` if the answer for a row depends on the others"
+        log.warning("requests are stacked", batching=True, reason=reason, hint=hint)
+        return _explain(loaded, reason)
+    reason = f"rows are not known to be independent: {trial.found}"
+    if trial.independent is False:
+        reason = f"the answer for a row depends on the others: {trial.found}"
+    if not _may_stop_stacking(settings):
+        hint = "set `batching = false`, and leave out [padding], for right answers"
+        log.warning("requests are stacked", batching=True, reason=reason, hint=hint)
+        return _explain(loaded, reason)
+    hint = "set `batching = true` in model.toml to stack them all the same"
+    log.warning("requests are not stacked", batching=False, reason=reason, hint=hint)
+    for runner in loaded.runners:
+        runner.close()
+    alone = settings.model_copy(update={"batching": False})
+    loaded = load_model(source, alone, backend_override=backend_override, clock=clock)
+    return _explain(loaded, reason)
+
+
+def _may_stop_stacking(settings: ModelSettings) -> bool:
+    """Whether nothing in the settings asks for stacking: neither `batching` nor [padding]."""
+    return settings.batching is None and settings.padding is None
+
+
+def _explain(loaded: LoadedModel, reason: str) -> LoadedModel:
+    return replace(loaded, spec=replace(loaded.spec, batching_reason=reason))
 
 
 def runs_on_device(

@@ -122,14 +122,8 @@ def _compare(
     expected, got = (_run_row(spec, each, inputs) for each in (reference, runner))
     names = f"profiles '{reference.profile.name}' and '{runner.profile.name}'"
     for tensor in spec.outputs:
-        a, b = expected[tensor.name], got[tensor.name]
-        tolerance = _TOLERANCES.get(tensor.dtype)
-        if a.shape != b.shape:
-            difference = f"shapes {list(a.shape)} and {list(b.shape)}"
-        elif tolerance is not None and not _is_close(a, b, tolerance):
-            apart = np.flatnonzero(a.reshape(-1) != b.reshape(-1))[:4]
-            difference = f"such as {a.reshape(-1)[apart]} and {b.reshape(-1)[apart]}"
-        else:
+        difference = difference_of(tensor.dtype, expected[tensor.name], got[tensor.name])
+        if not difference:
             continue
         raise UnsoundOutputs(
             f"model '{spec.name}': {names} disagree on output '{tensor.name}' for the same row: "
@@ -138,7 +132,25 @@ def _compare(
         )
 
 
-def _is_close(a: Array, b: Array, tolerance: float) -> bool:
+def difference_of(dtype: DType, a: Array, b: Array, least: float = 0.0) -> str:
+    """Say how two answers to the same row differ beyond what rounding explains; "" if they do not.
+
+    Args:
+        dtype: of both.
+        a: the reference.
+        b: what is compared with it.
+        least: taken for the reference's largest element if that is smaller.
+    """
+    tolerance = _TOLERANCES.get(dtype)
+    if a.shape != b.shape:
+        return f"shapes {list(a.shape)} and {list(b.shape)}"
+    if tolerance is None or _is_close(a, b, tolerance, least):
+        return ""
+    apart = np.flatnonzero(a.reshape(-1) != b.reshape(-1))[:4]
+    return f"such as {a.reshape(-1)[apart]} and {b.reshape(-1)[apart]}"
+
+
+def _is_close(a: Array, b: Array, tolerance: float, least: float) -> bool:
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    largest = float(np.max(np.abs(wide_a), initial=0.0, where=np.isfinite(wide_a)))
+    largest = float(np.max(np.abs(wide_a), initial=least, where=np.isfinite(wide_a)))
     return bool(np.allclose(wide_a, wide_b, rtol=0, atol=tolerance * largest, equal_nan=True))

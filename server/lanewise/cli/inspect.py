@@ -17,7 +17,7 @@ from lanewise.cli.tables import make_table, open_console
 from lanewise.clock import NS_PER_MS, SystemClock
 from lanewise.errors import ConfigError
 from lanewise.model.spec import ModelSpec
-from lanewise.model.tensors import format_shape
+from lanewise.model.tensors import NO_LIMIT, format_shape
 from lanewise.rpc.inference.metadata import describe_model
 from lanewise.settings.model import SchedulingSettings, read_model_settings
 from lanewise.telemetry.logs import configure_logging
@@ -120,7 +120,9 @@ def _print_problem(text: str, console: Console) -> None:
 
 def _print_model(model: ModelMetadata, console: Console) -> None:
     batching = "rows are stacked" if model.batching else "every request runs alone"
-    console.print(f"backend {model.backend}; {batching}", highlight=False)
+    if reason := model.properties.get("batching_reason"):
+        batching += f": {reason}"
+    console.print(f"backend {model.backend}; {batching}", highlight=False, markup=False)
     tensors = make_table("", "tensor", "datatype", "shape")
     for kind, described in (("input", model.inputs), ("output", model.outputs)):
         for tensor in described:
@@ -130,7 +132,8 @@ def _print_model(model: ModelMetadata, console: Console) -> None:
         first = (str(profile.index), profile.name)
         delay = f"{profile.max_queue_delay_ms:g} ms"
         for name, limits in profile.ranges.items():
-            shapes = (format_shape(limits.min), format_shape(limits.opt), format_shape(limits.max))
+            most = format_shape(tuple(NO_LIMIT if size < 0 else size for size in limits.max))
+            shapes = (format_shape(limits.min), format_shape(limits.opt), most)
             profiles.add_row(*first, name, *shapes, delay)
             first, delay = ("", ""), ""
     console.print(tensors, profiles, sep="\n")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lanewise.model.samples import Sample
-from lanewise.model.tensors import Shape, TensorSpec
+from lanewise.model.tensors import NO_LIMIT, Shape, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,11 @@ class Profile:
     values: Mapping[str, ShapeRange] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an input may have any size in some dimension; rows always have a maximum."""
+        return any(NO_LIMIT in limits.max for limits in self.ranges.values())
+
     def padded_length(self, length: int) -> int:
         """Get the length that is executed for requests of `length`; 0 if none is long enough."""
         at_least = bisect.bisect_left(self.lengths, length)
@@ -102,6 +107,7 @@ class ModelSpec:
     Attributes:
         backend: the backend that runs it, never "auto".
         batching: whether rows of several requests may be stacked along dimension 0.
+        batching_reason: why, for people; "" if nothing has been found out.
         rowwise: names of the inputs whose dimension 0 counts rows. With batching, the
             other inputs are shared by a whole batch: requests are stacked only if their
             bytes are equal. Empty without batching.
@@ -123,6 +129,7 @@ class ModelSpec:
     text_inputs: frozenset[str] = frozenset()
     padding: Padding | None = None
     samples: Mapping[str, Sample] = field(default_factory=dict, compare=False, repr=False)
+    batching_reason: str = field(default="", compare=False)
 
     def find_profile(self, name_or_index: str | int) -> Profile | None:
         """Get the profile of that name, or else of that index; None if there is none."""

@@ -20,6 +20,12 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 DYNAMIC = -1
 """A dimension of a TensorSpec that may have any size."""
 
+NO_LIMIT = 2**31 - 1
+"""The maximum of a dimension that has none: larger than any that a message could carry.
+
+Nothing is allocated or executed by it; the wire has -1 for it.
+"""
+
 
 class DType(enum.Enum):
     """An element type, by its name on the wire.
@@ -133,5 +139,10 @@ def element_count(shape: Shape) -> int:
 
 
 def format_shape(shape: Shape) -> str:
-    """`shape` as it is written in model.toml: [1, 3, 28, 28]."""
-    return "[" + ", ".join(str(size) for size in shape) + "]"
+    """`shape` as it is written in model.toml: [1, 3, 28, 28]; "any" where it has no limit."""
+    return "[" + ", ".join("any" if size == NO_LIMIT else str(size) for size in shape) + "]"
+
+
+def open_sizes(shape: Shape) -> Shape:
+    """Get a maximum as the wire has it: DYNAMIC where there is no limit."""
+    return tuple(DYNAMIC if size == NO_LIMIT else size for size in shape)

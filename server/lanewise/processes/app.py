@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import structlog
 
 from lanewise import __version__
-from lanewise.backends.repository import find_models, load_model, runs_on_device
+from lanewise.backends.repository import find_models, load_model, prove_rows, runs_on_device
 from lanewise.backends.runner import ModelSource
 from lanewise.clock import NS_PER_S, Clock, SystemClock
 from lanewise.cores import usable_cores
@@ -281,6 +281,14 @@ class App:
         _log.info("loading model", model=source.name, version=source.version, file=str(source.file))
         loaded = await asyncio.to_thread(
             load_model,
+            source,
+            settings,
+            backend_override=self.settings.backend,
+            clock=self._clock,
+        )
+        loaded = await asyncio.to_thread(
+            prove_rows,
+            loaded,
             source,
             settings,
             backend_override=self.settings.backend,

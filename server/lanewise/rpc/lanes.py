@@ -9,7 +9,7 @@ from typing import Any, cast
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import InvalidRequest
 from lanewise.model.spec import Profile
-from lanewise.model.tensors import Shape
+from lanewise.model.tensors import Shape, open_sizes
 from lanewise.scheduler.registry import LocalLanes, ModelRegistry, ServedModel
 from lanewise.scheduler.results import LaneState, LaneStatus, RouteReport
 from lanewise_client.protos import lanes_pb2 as pb
@@ -121,7 +121,7 @@ def _profile(profile: Profile) -> pb.Profile:
         index=profile.index,
         name=profile.name,
         ranges=[
-            pb.ShapeRange(tensor=tensor, min=shapes.min, opt=shapes.opt, max=shapes.max)
+            pb.ShapeRange(tensor=tensor, min=shapes.min, opt=shapes.opt, max=open_sizes(shapes.max))
             for tensor, shapes in profile.ranges.items()
         ],
         max_queue_delay_ms=profile.max_queue_delay_ns / NS_PER_MS,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -12,7 +14,8 @@ from helpers.models import InstantClock, save_onnx, save_onnx_echo, tensor
 from lanewise.backends.repository import find_models, load_model
 from lanewise.backends.runner import Batch
 from lanewise.errors import ConfigError, ExecutionFailed, MalformedContents
-from lanewise.model.tensors import DYNAMIC, DType
+from lanewise.model.spec import RowRange
+from lanewise.model.tensors import DYNAMIC, NO_LIMIT, DType
 from lanewise.settings.model import ModelSettings, OnnxRuntimeSettings
 
 
@@ -32,10 +35,20 @@ def save_text_echo(folder):
 
 def test_symbolic_and_nameless_dimensions_are_dynamic(tmp_path):
     wide = tensor("X", DType.FP32, (DYNAMIC, DYNAMIC, 4))
-    file = save_onnx_echo(tmp_path / "m.onnx", [wide])
+    model = load(save_onnx_echo(tmp_path / "m.onnx", [wide]))
 
-    with pytest.raises(ConfigError, match=r"'X' \[-1, -1, 4\] has dynamic dimension 1"):
-        load(file)
+    assert model.spec.inputs[0].shape == wide.shape
+    assert [(each.name, each.rows) for each in model.spec.profiles] == [("any", RowRange(1, 4, 32))]
+    assert model.spec.profiles[0].ranges["X"].max == (32, NO_LIMIT, 4)
+    assert model.runners[0].memory().host_bytes == 4 * 32 * 64 * 4, "as for the opt"
+
+
+def test_padding_needs_limits(tmp_path):
+    wide = tensor("X", DType.FP32, (DYNAMIC, DYNAMIC))
+    settings = ModelSettings.model_validate({"padding": {"inputs": {"X": 1}}})
+
+    with pytest.raises(ConfigError, match=r"'X' \[-1, -1\] has dynamic dimension 1"):
+        load(save_onnx_echo(tmp_path / "m.onnx", [wide]), settings)
 
 
 def test_a_model_gets_the_threads_of_its_settings(tmp_path):
@@ -156,3 +169,38 @@ def test_failures_are_not_also_written_to_the_terminal(tmp_path, capfd):
         runner.run(Batch({"X": [np.array([5])]}, 1, 1))
 
     assert capfd.readouterr().err == ""
+
+
+class TestUnknownRank:
+    @staticmethod
+    def save(folder):
+        graph = helper.make_graph(
+            [helper.make_node("Relu", ["X"], ["Y"])],
+            "g",
+            [helper.make_tensor_value_info("X", TensorProto.FLOAT, None)],
+            [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        file = folder / "m.onnx"
+        onnx.save(model, str(file))
+        return file
+
+    def test_is_no_scalar(self, tmp_path):
+        with pytest.raises(ConfigError, match="input 'X' has no rank in the model"):
+            load(self.save(tmp_path))
+
+    def test_is_that_of_the_profiles(self, tmp_path):
+        entry = "[[profiles]]\ntensors.X = { min = [1, 3], opt = [4, 3], max = [32, 3] }\n"
+        settings = ModelSettings.model_validate(tomllib.loads(entry))
+
+        model = load(self.save(tmp_path), settings)
+
+        x = np.ones((2, 3), np.float32)
+        assert model.spec.inputs[0].shape == (DYNAMIC, DYNAMIC)
+        assert np.array_equal(model.runners[0].run(Batch({"X": [x]}, 1, 1))["Y"], x)
+
+
+def test_a_dimension_exported_as_0_is_dynamic(tmp_path):
+    model = load(save_onnx_echo(tmp_path / "m.onnx", [tensor("X", DType.FP32, (0, 3))]))
+
+    assert (model.spec.inputs[0].shape, model.spec.batching) == ((DYNAMIC, 3), True)

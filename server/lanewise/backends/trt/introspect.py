@@ -159,8 +159,13 @@ def plan_engine_profiles(
         settings_file,
         CarriedProfiles(carried, plan_file),
     )
+    reason = plan.batching_reason
+    if "batching" in changes:
+        listed = ", ".join(sorted(facts.rowless))
+        reason = f"dimension 0 of output {listed} is not the rows of the inputs"
     return replace(
         plan,
+        batching_reason=reason,
         rowwise=plan.rowwise - facts.shape_tensors,
         profiles=tuple(
             replace(profile, values=built.values)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lanewise.clock import NS_PER_MS
 from lanewise.model.spec import ModelSpec, Profile
-from lanewise.model.tensors import Shape, TensorSpec
+from lanewise.model.tensors import Shape, TensorSpec, open_sizes
 from lanewise_client.protos.inference_pb2 import ModelMetadataResponse
 
 
@@ -34,6 +34,8 @@ def _properties(spec: ModelSpec) -> dict[str, str]:
         "batching": "true" if spec.batching else "false",
         "profiles": str(len(spec.profiles)),
     }
+    if spec.batching_reason:
+        properties["batching_reason"] = spec.batching_reason
     for profile in spec.profiles:
         properties |= _profile_properties(profile)
     return properties
@@ -48,7 +50,7 @@ def _profile_properties(profile: Profile) -> dict[str, str]:
     for tensor, shapes in profile.ranges.items():
         properties[f"{prefix}.{tensor}.min"] = _sizes(shapes.min)
         properties[f"{prefix}.{tensor}.opt"] = _sizes(shapes.opt)
-        properties[f"{prefix}.{tensor}.max"] = _sizes(shapes.max)
+        properties[f"{prefix}.{tensor}.max"] = _sizes(open_sizes(shapes.max))
     return properties
 
 

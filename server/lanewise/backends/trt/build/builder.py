@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from lanewise.backends.onnx_graph import without_false_names
 from lanewise.backends.trt.binding import EXTRAS, Binding, TrtObject
 from lanewise.backends.trt.build.profiles import (
     BuildProfile,
@@ -108,7 +109,11 @@ def _parse(binding: Binding, network: TrtObject, onnx_file: Path) -> TrtObject:
         raise ConfigError(f"{onnx_file}: is not a file; give the path of an ONNX model")
     with binding.messages.collecting() as lines:
         parser = binding.module.OnnxParser(network, binding.logger)
-        parsed = parser.parse_from_file(str(onnx_file))
+        named_apart = without_false_names(onnx_file)
+        if named_apart is None:
+            parsed = parser.parse_from_file(str(onnx_file))
+        else:  # the path is for weights in files beside it
+            parsed = parser.parse(named_apart, str(onnx_file))
         problems = tuple(_parser_problems(parser))
         if not parsed or problems:
             reasons = problems or lines.errors

@@ -195,6 +195,19 @@ class TestFailures:
         assert "Error Code" in message
         assert "None" not in message
 
+    def test_dimensions_that_are_all_called_a_question_mark_may_differ(self, tmp_path):
+        file = save_onnx_echo(tmp_path / "m.onnx", [tensor("X", shape=(DYNAMIC, 3, DYNAMIC))])
+        model = onnx.load(file)
+        for value in (*model.graph.input, *model.graph.output):
+            for dim in value.type.tensor_type.shape.dim:
+                if not dim.dim_value:
+                    dim.dim_param = "?"
+        onnx.save(model, file)
+
+        built = build(file, profile_entry(X=[(1, 3, 16), (4, 3, 16), (8, 3, 16)]))
+
+        assert built.data
+
     @pytest.mark.parametrize("content", [b"", b"not a model at all" * 10])
     def test_a_file_that_is_no_model_is_refused(self, tmp_path, content):
         file = tmp_path / "m.onnx"
