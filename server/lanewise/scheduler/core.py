@@ -55,7 +55,7 @@ class Scheduler:
         self._costs = costs
         self._max_queue_requests = max_queue_requests
         self._live_profiles = {lane.profile.index for lane in self.lanes}
-        self._has_every_profile = len(self._live_profiles) == len(spec.profiles)
+        self.has_every_profile = len(self._live_profiles) == len(spec.profiles)
         self._backlog = Backlog(self.lanes)
         self._sequence = 0
         self._advanced_ns = 0
@@ -87,7 +87,7 @@ class Scheduler:
         request.rows_left = route.rows
         self._sequence += 1
         request.number = request.sequence = self._sequence
-        if self._has_every_profile:
+        if self.has_every_profile:
             request.fits, request.owners = route.fits, route.owners
         else:
             request.fits = self._live(route.fits)
@@ -139,7 +139,7 @@ class Scheduler:
         launch.lane.is_retired = True
         decisions = self._free_place(launch, now_ns, failure)
         self._live_profiles = {lane.profile.index for lane in self.lanes if not lane.is_retired}
-        self._has_every_profile = len(self._live_profiles) == len(self._spec.profiles)
+        self.has_every_profile = len(self._live_profiles) == len(self._spec.profiles)
         return decisions + self._reroute() + self.tick(now_ns)
 
     def tick(self, now_ns: int) -> list[Decision]:

@@ -106,6 +106,8 @@ class Dispatcher:
     @property
     def lost_profiles(self) -> tuple[str, ...]:
         """Names of the profiles none of whose lanes is in service any more."""
+        if self._scheduler.has_every_profile:
+            return ()
         live = {lane.profile.index for lane in self._scheduler.lanes if not lane.is_retired}
         return tuple(p.name for p in self.spec.profiles if p.index not in live)
 

@@ -154,7 +154,10 @@ class ModelRegistry:
         return list(self._models.get(name, {}).values())
 
     def resolve(self, name: str, version: str = "", *, field: str = "name") -> ServedModel:
-        """Get a version of a model; without `version` the highest number.
+        """Get a version of a model; without `version` the one that is served by default.
+
+        That is the highest that is ready, so that a broken new version hides no sound old one.
+        If none is: the highest that was loaded, or else is being loaded, or else failed.
 
         `field` is where the request has `name`, for messages.
 
@@ -167,11 +170,23 @@ class ModelRegistry:
             problem = f"no model '{name}'" if name else f"{field} is empty"
             raise ModelNotFound(f"{problem}; this server has: {known}")
         if not version:
-            return versions[next(reversed(versions))]
+            newest = versions[next(reversed(versions))]
+            return newest if len(versions) == 1 else self._default(versions)
         if version in versions:
             return versions[version]
         listed = ", ".join(known or "none" for known in versions)
         raise ModelNotFound(f"model '{name}' has no version '{version}'; this server has: {listed}")
+
+    @staticmethod
+    def _default(versions: Mapping[str, ServedModel]) -> ServedModel:
+        return max(
+            reversed(versions.values()),  # of several equal ones the first, the highest, is taken
+            key=lambda each: (
+                each.is_ready,
+                each.lanes is not None,
+                each.state is not ModelState.FAILED,
+            ),
+        )
 
     @property
     def is_draining(self) -> bool:
@@ -179,9 +194,18 @@ class ModelRegistry:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model is ready. False without models, and while draining."""
-        models = list(self)
-        return not self._draining and bool(models) and all(model.is_ready for model in models)
+        """Whether every model is ready: the version it is served by, with none being loaded.
+
+        A version that failed does not count beside one that is ready: a new one that is broken
+        takes nothing from the clients of the old one. False without models, and while draining.
+        """
+        names = list(self._models)
+        return not self._draining and bool(names) and all(map(self._is_model_ready, names))
+
+    def _is_model_ready(self, name: str) -> bool:
+        versions = self._models.get(name, {}).values()
+        is_loading = any(each.state is ModelState.LOADING for each in versions)
+        return bool(versions) and not is_loading and self.resolve(name).is_ready
 
     def drain(self) -> None:
         """Turn every ready or loading model to draining; nothing is ready from here on."""

@@ -59,7 +59,12 @@ def test_a_small_message_that_inflates_above_the_limit_is_refused_at_the_limit()
     ("body", "encoding", "error", "text"),
     [
         (compressed(b"????"), b"gzip", InvalidRequest, "is not gzip"),
-        (compressed(gzip.compress(b"abc", mtime=0)[:-9]), b"gzip", InvalidRequest, "ends within its gzip"),
+        (
+            compressed(gzip.compress(b"abc", mtime=0)[:-9]),
+            b"gzip",
+            InvalidRequest,
+            "ends within its gzip",
+        ),
         (compressed(b"abc"), b"snappy", Unsupported, "reads gzip and deflate"),
         (compressed(b"abc"), b"identity", Unsupported, "reads gzip and deflate"),
         (b"\7\0\0\0\1a", b"identity", InvalidRequest, "begins with byte 7"),
