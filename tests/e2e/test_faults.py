@@ -14,7 +14,8 @@ from onnx import helper
 from helpers.models import save_onnx, save_simulated_echo, tensor
 from helpers.serving import SIMULATED, address_of, running_app
 from lanewise import errors
-from lanewise_client import AsyncClient, DeviceLost, ModelFailed
+from lanewise.model.tensors import DYNAMIC, DType, TensorSpec
+from lanewise_client import AsyncClient, DeviceLost, ExecutionFailed, ModelFailed
 
 pytestmark = pytest.mark.usefixtures("each_transport")
 
@@ -75,5 +76,38 @@ def test_a_model_whose_warm_up_fails_is_not_ready_and_tells_why(tmp_path):
             with pytest.raises(ModelFailed, match="cannot be cut into rows"):
                 await client.infer("doubled", {"X": x})
             np.testing.assert_array_equal((await client.infer("echo", {"X": x}))["echo_X"], x)
+
+    asyncio.run(scenario())
+
+
+def test_an_id_outside_the_table_fails_its_own_request_alone(tmp_path):
+    save_onnx(
+        tmp_path / "table" / "1" / "model.onnx",
+        [helper.make_node("Gather", ["T", "ids"], ["Y"])],
+        [TensorSpec("ids", DType.INT64, (DYNAMIC, 2))],
+        [TensorSpec("Y", DType.FP32, (DYNAMIC, 2))],
+        {"T": np.arange(100, dtype=np.float32)},
+    )
+    (tmp_path / "table" / "model.toml").write_text("max_queue_delay_ms = 50\n")
+
+    async def scenario():
+        async with (
+            running_app(tmp_path) as app,
+            AsyncClient(address_of(app), timeout_s=30) as client,
+        ):
+
+            def ask(i):
+                return client.infer("table", {"ids": np.full((1, 2), i)})
+
+            asked = [3, 1000, 5, 7, -1000, 9]
+            outcomes = await asyncio.gather(*map(ask, asked), return_exceptions=True)
+            lanes = (await client.lanes("table")).lanes
+        for i, outcome in zip(asked, outcomes, strict=True):
+            if abs(i) == 1000:
+                assert isinstance(outcome, ExecutionFailed)
+                assert "out of data bounds" in str(outcome)
+            else:
+                np.testing.assert_array_equal(outcome["Y"], np.full((1, 2), i))
+        assert sum(lane.counters.repeated_launches for lane in lanes) > 0
 
     asyncio.run(scenario())

@@ -189,12 +189,15 @@ class RequestFlow:
 
     def _fail(self, launch: Launch, now_ns: int, error: BaseException) -> None:
         profile = launch.lane.profile.name
+        repeats = len(launch.parts) > 1 and not isinstance(error, RunnerLost)
         _log.error(
             "launch failed",
             model=self._spec.name,
             version=self._spec.version,
             profile=profile,
             rows=launch.rows,
+            requests=len(launch.parts),
+            **({"then": "its requests are run again, apart"} if repeats else {}),
             exc_info=error,
         )
         failure = functools.partial(own_error, error, self._spec, profile)

@@ -179,8 +179,9 @@ class ModelRegistry:
 
     @staticmethod
     def _default(versions: Mapping[str, ServedModel]) -> ServedModel:
-        return max(
-            reversed(versions.values()),  # of several equal ones the first, the highest, is taken
+        newest_first = reversed(list(versions.values()))
+        return max(  # the first of equal ones
+            newest_first,
             key=lambda each: (
                 each.is_ready,
                 each.lanes is not None,

@@ -71,6 +71,11 @@ _LANE_COUNTERS: tuple[tuple[str, str, Callable[[LaneCounters], float]], ...] = (
         "Rows executed for requests that had been cancelled or had expired",
         lambda c: c.orphaned_rows,
     ),
+    (
+        "lanewise_repeated_launches",
+        "Launches of requests whose shared launch had failed, in halves down to a lone request",
+        lambda c: c.repeated_launches,
+    ),
     ("lanewise_failed_launches", "Launches that failed", lambda c: c.failed_launches),
     (
         "lanewise_execution_seconds",

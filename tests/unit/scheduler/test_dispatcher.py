@@ -260,7 +260,7 @@ def test_a_full_queue_rejects_and_names_the_setting():
     asyncio.run(scenario())
 
 
-def test_a_failed_batch_fails_each_request_with_an_exception_of_its_own_and_the_lane_goes_on():
+def test_a_failed_batch_is_run_again_one_by_one_and_each_request_has_an_outcome_of_its_own():
     async def scenario():
         spec = model(profile(0, (1, 2, 2)))
         async with dispatching(spec) as (dispatcher, runners):
@@ -269,15 +269,15 @@ def test_a_failed_batch_fails_each_request_with_an_exception_of_its_own_and_the_
             pair = [asyncio.create_task(dispatcher.submit(rows(i))) for i in (1, 2)]
             await asyncio.sleep(0)
             runners["p0"].release()
-            runners["p0"].fail(ExecutionFailed("no luck"))
-            errors = await asyncio.gather(*pair, return_exceptions=True)
+            runners["p0"].fail(ExecutionFailed("one of them"))
             runners["p0"].release()
-            await dispatcher.submit(rows(3))
+            runners["p0"].fail(ExecutionFailed("no luck"))
+            sound, bad = await asyncio.gather(*pair, return_exceptions=True)
             await blocker
             (lane,) = dispatcher.status()
-        assert [str(error) for error in errors] == ["no luck", "no luck"]
-        assert errors[0] is not errors[1]
-        assert lane.counters.failed_launches == 1
+        assert list(sound.outputs["Y"]) == [1]
+        assert str(bad) == "no luck"
+        assert (lane.counters.failed_launches, lane.counters.repeated_launches) == (2, 2)
 
     asyncio.run(scenario())
 
