@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from lanewise.backends.external_data import add_external_data, read_whole
 from lanewise.backends.host_runner import HostRunner
 from lanewise.backends.profiles import plan_profiles
 from lanewise.backends.runner import LoadedModel, ModelSource
@@ -71,12 +72,17 @@ class OrtSession:
             threads = allowed
         if threads is not None:
             options.intra_op_num_threads = threads
+        # From memory: it maps external data it reads itself, and whoever truncates such a file
+        # under the server, as cp does, ends the process with SIGBUS (seen with 1.32).
+        model = read_whole(file)
+        held = add_external_data(options, file, model)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
+                model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no base class of their own
             raise ConfigError(f"{file}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+        del held  # it has copied what it needs
         self.inputs = _read_tensors("input", self._session.get_inputs(), file)
         self.outputs = _read_tensors("output", self._session.get_outputs(), file)
         self._output_names = [tensor.name for tensor in self.outputs]
