@@ -16,7 +16,7 @@ from lanewise import __version__
 from lanewise.backends.repository import find_models, load_model
 from lanewise.backends.runner import ModelSource
 from lanewise.clock import NS_PER_S, Clock, SystemClock
-from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
+from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError, printable
 from lanewise.memory.regions import Regions
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import format_shape
@@ -99,7 +99,7 @@ class App:
         self._make_front = front
         self._watch_signals = watch_signals
         self._http_listener = http_listener
-        self.registry = ModelRegistry()
+        self.registry = ModelRegistry(settings.ready_when)
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
         self.loaded = asyncio.Event()
@@ -134,6 +134,9 @@ class App:
         sources = find_models(self.settings.path)
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
+        if missing := self.registry.missing:
+            reason = f"--ready-when {self.settings.ready_when}: no model {', '.join(missing)}"
+            _log.warning("the server will not be ready", reason=reason)
         if self._http_listener is None:
             require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
@@ -234,7 +237,7 @@ class App:
                     self._give_up_device(error)
             except Exception as error:
                 _log.exception("loading failed unexpectedly", model=source.name)
-                self._mark_failed(model, f"{type(error).__name__}: {error}")
+                self._mark_failed(model, printable(f"{type(error).__name__}: {error}"))
             await front.publish()
         self.loaded.set()
         if not self._dispatchers:
@@ -281,8 +284,8 @@ class App:
         try:
             dispatcher.when_arrived = self._record_trace(dispatcher.spec)
             await dispatcher.warm_up()
-            if self._costs is not None and costs is None:
-                await asyncio.to_thread(self._costs.save, _measured(dispatcher))
+            if costs is None:
+                await asyncio.to_thread(self._save_costs, dispatcher)
         except Exception:  # if it is cancelled, closing would wait for the runner at work
             await dispatcher.close()
             raise
@@ -302,8 +305,7 @@ class App:
     def _record_trace(self, spec: ModelSpec) -> WhenArrived | None:
         """Begin the trace of a model, in a file of its own for each start of the server.
 
-        Raises:
-            ConfigError: the file cannot be written.
+        A failure is only logged: the model is served without.
         """
         folder = self.settings.record_traces
         if folder is None:
@@ -315,10 +317,12 @@ class App:
             folder.mkdir(parents=True, exist_ok=True)
             trace = TraceWriter(path, spec)
         except OSError as error:
-            raise ConfigError(
+            reason = (
                 f"--record-traces {folder}: {path} cannot be written: {error.strerror}; "
                 "choose another folder"
-            ) from error
+            )
+            _log.error("no trace is recorded", model=spec.name, reason=reason)
+            return None
         self._traces.append(trace)
         return trace.record
 
@@ -326,15 +330,14 @@ class App:
         for trace in self._traces:
             trace.close()
 
-    def _save_costs(self) -> None:
-        """Keep what traffic has taught of costs; a failure is only logged."""
+    def _save_costs(self, dispatcher: Dispatcher) -> None:
+        """Keep what is known of a model's costs; a failure is only logged."""
         if self._costs is None:
             return
-        for dispatcher in self._dispatchers:
-            try:
-                self._costs.save(_measured(dispatcher))
-            except ConfigError as error:
-                _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
+        try:
+            self._costs.save(_measured(dispatcher))
+        except ConfigError as error:
+            _log.error("costs cannot be saved", model=dispatcher.spec.name, reason=str(error))
 
     async def _drain(self, front: Front) -> None:
         grace_ns = int(self.settings.drain_grace_s * NS_PER_S)
@@ -351,8 +354,8 @@ class App:
         dropped = sum(drain.result() for drain in drains)
         await front.close()
         self._regions.close()
-        self._save_costs()
         for dispatcher in self._dispatchers:
+            self._save_costs(dispatcher)
             self.must_leave_at_once |= not await dispatcher.close()
         self._close_traces()
         _log.info("stopped", **({"dropped": dropped} if dropped else {}))

@@ -15,6 +15,9 @@ from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import InferResult, LaneStatus, RouteReport, WhenEnded
 
+ALL, ANY = "all", "any"
+"""Which models must be ready for the server to be; otherwise names, with commas between."""
+
 
 class Lanes(Protocol):
     """What serves one version of a model, in this process or in another."""
@@ -126,7 +129,9 @@ class ModelRegistry:
     Changed on the event loop alone: by `app`, or in a front end of its own by its link.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ready_when: str = ALL) -> None:
+        """Make one without models; `ready_when` as in `ServerSettings`."""
+        self._ready_when = ready_when
         self._models: dict[str, dict[str, ServedModel]] = {}
         self._draining = False
 
@@ -195,13 +200,26 @@ class ModelRegistry:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model is ready: the version it is served by, with none being loaded.
+        """Whether the models that must be ready are: all, any, or those of certain names.
 
-        A version that failed does not count beside one that is ready: a new one that is broken
-        takes nothing from the clients of the old one. False without models, and while draining.
+        A model is when the version it is served by is ready, and none is being loaded. One that
+        failed does not count beside one that is ready: a new version that is broken takes
+        nothing from the clients of the old one. False without models, and while draining.
         """
         names = list(self._models)
-        return not self._draining and bool(names) and all(map(self._is_model_ready, names))
+        if self._draining or not names:
+            return False
+        if self._ready_when == ANY:
+            return any(map(self._is_model_ready, names))
+        needed = names if self._ready_when == ALL else self._ready_when.split(",")
+        return all(map(self._is_model_ready, needed))
+
+    @property
+    def missing(self) -> list[str]:
+        """The models that must be ready for the server to be, and are not there at all."""
+        if self._ready_when in {ALL, ANY}:
+            return []
+        return [name for name in self._ready_when.split(",") if name not in self._models]
 
     def _is_model_ready(self, name: str) -> bool:
         versions = self._models.get(name, {}).values()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import cast
 
+import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -30,6 +31,8 @@ from lanewise.clock import NS_PER_S
 from lanewise.model.runner_status import RunnerMemory
 from lanewise.scheduler.registry import LocalLanes, ModelRegistry, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus
+
+_log = structlog.get_logger(__name__)
 
 _NS_PER_US = 1_000
 
@@ -246,11 +249,17 @@ class Metrics(Collector):
 
 
 def _snapshot(model: ServedModel) -> _Loaded | None:
+    """Look at a model; None, with a line in the log, if it cannot be: the others still can."""
     if model.lanes is None:
         return None
     lanes = cast(LocalLanes, model.lanes)  # metrics are collected where the lanes are
     profiles = tuple(profile.name for profile in lanes.spec.profiles)
-    return _Loaded((model.name, model.version), profiles, lanes.waiting_requests, lanes.status())
+    labels = (model.name, model.version)
+    try:
+        return _Loaded(labels, profiles, lanes.waiting_requests, lanes.status())
+    except Exception:
+        _log.exception("metrics of a model are left out", model=model.name, version=model.version)
+        return None
 
 
 def _collect_lanes(loaded: Sequence[_Loaded]) -> Iterator[Metric]:

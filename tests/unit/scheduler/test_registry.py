@@ -20,7 +20,7 @@ FAILED = (ModelState.FAILED, None)
 
 
 def registry_of(*versions, name="m", registry=None):
-    registry = registry or ModelRegistry()
+    registry = ModelRegistry() if registry is None else registry
     for number, (state, lanes) in enumerate(versions, 1):
         registry.add(ServedModel(name, str(number), state, "cut off", lanes))
     return registry
@@ -45,6 +45,26 @@ def test_the_highest_version_that_is_ready_is_served_by_default(versions, served
 def test_a_version_that_is_named_is_the_one_that_answers():
     with pytest.raises(ModelFailed, match="version 2 did not load: cut off"):
         registry_of(READY, FAILED).resolve("m", "2").require_ready()
+
+
+@pytest.mark.parametrize(
+    ("ready_when", "is_ready"),
+    [
+        ("all", False),
+        ("any", True),
+        ("sound", True),
+        ("sound,other", True),
+        ("sound,broken", False),
+        ("sound,nowhere", False),
+    ],
+)
+def test_an_operator_says_which_models_make_the_server_ready(ready_when, is_ready):
+    registry = ModelRegistry(ready_when)
+    for name, version in {"sound": READY, "other": READY, "broken": FAILED}.items():
+        registry_of(version, name=name, registry=registry)
+
+    assert registry.is_ready is is_ready
+    assert registry.missing == (["nowhere"] if "nowhere" in ready_when else [])
 
 
 def test_a_version_that_drains_goes_before_one_that_failed():

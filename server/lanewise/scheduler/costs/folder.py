@@ -26,11 +26,13 @@ class CostFolder:
         Whether the device and the plan are those that were measured is not checked.
         """
         path, spec = self._path(model.spec), model.spec
-        if not path.exists():
-            return None
         try:
+            if not path.exists():
+                return None
             stored = load_costs(path)
             difference = find_difference(stored, model)
+        except OSError as error:  # the folder cannot be searched
+            reason = f"{path}: cannot be read: {error.strerror}"
         except ConfigError as error:
             reason = str(error)
         else:
