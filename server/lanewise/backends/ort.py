@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from lanewise.backends.runner import LoadedModel, ModelSource
 from lanewise.backends.strings import decode_strings, encode_strings
 from lanewise.clock import Clock
 from lanewise.errors import ConfigError, ExecutionFailed
+from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import DYNAMIC, Array, DType, TensorSpec
 from lanewise.settings.model import ModelSettings
 
@@ -53,7 +55,16 @@ def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedMo
     plan = plan_profiles(session.inputs, session.outputs, settings, source.settings_file)
     text_inputs = frozenset(t.name for t in session.inputs if t.dtype is DType.BYTES)
     spec = plan.make_spec(source, "onnxruntime", session.inputs, session.outputs, text_inputs)
-    return LoadedModel(spec, tuple(HostRunner(spec, each, session) for each in spec.profiles))
+    return LoadedModel(spec, tuple(_runner(spec, each, session) for each in spec.profiles))
+
+
+def _runner(spec: ModelSpec, profile: Profile, session: OrtSession) -> HostRunner:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _SILENT
+    execute = functools.partial(session, options=options)
+    return HostRunner(
+        spec, profile, execute, functools.partial(setattr, options, "terminate", True)
+    )
 
 
 class OrtSession:
@@ -106,8 +117,15 @@ class OrtSession:
                 "ONNX Runtime; cast these outputs in the model"
             )
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], options: onnxruntime.RunOptions | None = None
+    ) -> dict[str, Array]:
         """Execute the model; inputs are only read, outputs are new arrays of the caller's.
+
+        Args:
+            inputs: all of the model's.
+            options: one run at a time uses them; setting their `terminate` ends it before its
+                next operation.
 
         Raises:
             MalformedContents: an element of a BYTES input is not UTF-8.
@@ -116,11 +134,13 @@ class OrtSession:
         feeds: dict[str, object] = dict(inputs)
         for name, dtype in self._special_inputs.items():
             feeds[name] = _to_feed(name, inputs[name], dtype)
+        if options is not None:
+            options.terminate = False
         try:
             if self._has_output_unknown_to_numpy:
-                arrays = self._run_with_values(feeds)
+                arrays = self._run_with_values(feeds, options)
             else:
-                arrays = self._session.run(self._output_names, feeds)
+                arrays = self._session.run(self._output_names, feeds, options)
         except Exception as error:  # its exceptions have no base class of their own
             raise ExecutionFailed(f"ONNX Runtime failed: {_one_line(error)}") from error
         outputs = dict(zip(self._output_names, arrays, strict=True))
@@ -129,14 +149,16 @@ class OrtSession:
             outputs[name] = encode_strings(array) if dtype is DType.BYTES else array
         return outputs
 
-    def _run_with_values(self, feeds: Mapping[str, object]) -> list[Array]:
+    def _run_with_values(
+        self, feeds: Mapping[str, object], options: onnxruntime.RunOptions | None
+    ) -> list[Array]:
         values = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(feed)
             if isinstance(feed, np.ndarray)
             else feed
             for name, feed in feeds.items()
         }
-        outputs = self._session.run_with_ort_values(self._output_names, values)
+        outputs = self._session.run_with_ort_values(self._output_names, values, options)
         return [
             _copy_elements(output, tensor.dtype)
             if tensor.dtype in _UNKNOWN_TO_NUMPY

@@ -274,6 +274,7 @@ def _snapshot(registry: ModelRegistry) -> Models:
             model.reason,
             None if model.lanes is None else model.lanes.spec,
             () if model.lanes is None else model.lanes.lost_profiles,
+            () if model.lanes is None else model.lanes.hung_profiles,
         )
         for model in registry
     )

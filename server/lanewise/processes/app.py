@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
+WATCH_S = 0.5
+"""How often the launches in flight are looked at."""
+
+
 class Front(Protocol):
     """How clients reach the models: in this process, or through others."""
 
@@ -194,10 +198,12 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             loading = tasks.create_task(self._load_all(sources, front))
             telling = tasks.create_task(self._tell_of_lost_lanes(front))
+            watching = tasks.create_task(self._watch_launches(front))
             await self._stop.wait()
             self.registry.drain()
             loading.cancel()
             telling.cancel()
+            watching.cancel()
         self.must_leave_at_once |= loading.cancelled()
 
     def _take_note_of_lost_lane(self, error: RunnerLost) -> None:
@@ -224,6 +230,14 @@ class App:
                 lanes = model.lanes
                 if lanes is not None and len(lanes.lost_profiles) == len(lanes.spec.profiles):
                     self._give_up(f"model {model.title} has lost every lane")
+
+    async def _watch_launches(self, front: Front) -> None:
+        """End launches that nobody waits for; publish the health anew when one hangs."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            changes = [dispatcher.watch() for dispatcher in self._dispatchers]
+            if any(changes):
+                await front.publish()
 
     async def _load_all(self, sources: list[ModelSource], front: Front) -> None:
         started_ns = self._clock.now_ns()

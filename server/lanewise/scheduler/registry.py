@@ -28,6 +28,9 @@ class Lanes(Protocol):
     @property
     def lost_profiles(self) -> tuple[str, ...]: ...
 
+    @property
+    def hung_profiles(self) -> tuple[str, ...]: ...
+
     async def submit(
         self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
     ) -> InferResult: ...
@@ -87,15 +90,19 @@ class ServedModel:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it takes requests, and none of its profiles has lost all its lanes."""
-        has_lost = self.lanes is not None and bool(self.lanes.lost_profiles)
-        return self.state is ModelState.READY and not has_lost
+        """Whether it takes requests, and each of its profiles has a lane that can run them."""
+        if self.state is not ModelState.READY or self.lanes is None:
+            return self.state is ModelState.READY
+        return not self.lanes.lost_profiles and not self.lanes.hung_profiles
 
     @property
     def condition(self) -> str:
         """State and reason, for people; on one line if the reason is."""
         if self.state is ModelState.READY and self.lanes is not None and not self.is_ready:
-            return f"lost the lanes of {', '.join(self.lanes.lost_profiles)}"
+            lost, hung = self.lanes.lost_profiles, self.lanes.hung_profiles
+            if not lost:
+                return f"launches hang in the lanes of {', '.join(hung)}"
+            return f"lost the lanes of {', '.join(lost)}"
         return self.state.value + (f": {self.reason}" if self.reason else "")
 
     def require_lanes(self) -> Lanes:

@@ -108,6 +108,7 @@ class LaneStatus:
 
     Attributes:
         graphs: None for a lane that has no use for CUDA graphs.
+        hangs: whether a launch holds it that nobody waits for and that cannot be ended.
     """
 
     lane_id: int
@@ -116,6 +117,7 @@ class LaneStatus:
     counters: LaneCounters
     memory: RunnerMemory
     graphs: GraphCounts | None = None
+    hangs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,11 @@ _LANE_COUNTERS: tuple[tuple[str, str, Callable[[LaneCounters], float]], ...] = (
 
 _LANE_GAUGES: tuple[tuple[str, str, Callable[[LaneStatus], float]], ...] = (
     (
+        "lanewise_lane_hangs",
+        "Whether a launch that nobody waits for, and that cannot be ended, holds the lane",
+        lambda s: s.hangs,
+    ),
+    (
         "lanewise_lane_host_bytes",
         "Host memory of the runner's buffers",
         lambda s: s.memory.host_bytes,

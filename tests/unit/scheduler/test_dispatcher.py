@@ -32,8 +32,10 @@ from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy.interface import Policy
+from lanewise.scheduler.registry import ModelState, ServedModel
 from lanewise.scheduler.request import End, RequestOptions
 from lanewise.scheduler.results import LaneState
+from lanewise.scheduler.watchdog import HANGS_AFTER_NS, PATIENCE_NS
 
 LONG_NS = 60 * NS_PER_S
 
@@ -215,6 +217,47 @@ def test_a_request_cancelled_in_flight_leaves_its_neighbours_alone_and_counts_as
         assert lane.counters.orphaned_rows == 1
 
     asyncio.run(scenario())
+
+
+class LeapingClock(SystemClock):
+    """The time of the system, and what a test has added to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.leapt_ns = 0
+
+    def now_ns(self):
+        return super().now_ns() + self.leapt_ns
+
+
+def test_a_launch_that_hangs_and_cannot_be_ended_is_told_until_it_ends():
+    clock = LeapingClock()
+
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)), profile(1, (2, 2, 2)))
+        async with dispatching(spec, clock=clock) as (dispatcher, runners):
+            served = ServedModel("m", "1", ModelState.READY, "", dispatcher)
+            gone = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            gone.cancel()
+            await asyncio.sleep(0)
+            clock.leapt_ns += PATIENCE_NS
+            assert not dispatcher.watch()
+            assert served.is_ready
+            clock.leapt_ns += HANGS_AFTER_NS
+            assert dispatcher.watch()
+            assert not served.is_ready
+            assert served.condition == "launches hang in the lanes of p0"
+            assert [lane.hangs for lane in dispatcher.status()] == [True, False]
+            runners["p0"].release()
+            await dispatcher._launcher.wait_for_all()
+            assert dispatcher.watch()
+            assert served.is_ready
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    (line,) = [line for line in logs if line["event"] == "launch hangs"]
+    assert (line["profile"], line["rows"], line["lane"]) == ("p0", 1, 0)
 
 
 def test_a_deadline_that_passes_in_the_queue_is_told_and_the_request_never_runs():

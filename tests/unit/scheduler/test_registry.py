@@ -11,10 +11,12 @@ from lanewise.scheduler.registry import ModelRegistry, ModelState, ServedModel
 @dataclass
 class FakeLanes:
     lost_profiles: tuple[str, ...] = ()
+    hung_profiles: tuple[str, ...] = ()
 
 
 READY = (ModelState.READY, FakeLanes())
 LOST = (ModelState.READY, FakeLanes(("p0",)))
+HUNG = (ModelState.READY, FakeLanes((), ("p0",)))
 LOADING = (ModelState.LOADING, None)
 FAILED = (ModelState.FAILED, None)
 
@@ -33,6 +35,7 @@ def registry_of(*versions, name="m", registry=None):
         ((READY, READY, FAILED), "2"),
         ((READY, LOADING, FAILED), "1"),
         ((READY, LOST), "1"),
+        ((READY, HUNG), "1"),
         ((LOST, FAILED), "1"),
         ((FAILED, LOADING, FAILED), "2"),
         ((FAILED, FAILED), "2"),

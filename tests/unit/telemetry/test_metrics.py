@@ -35,6 +35,7 @@ class FixedLanes:
     lanes: tuple[LaneStatus, ...]
     waiting_requests: int = 0
     lost_profiles: tuple[str, ...] = ()
+    hung_profiles: tuple[str, ...] = ()
     spec: ModelSpec = field(default=SPEC)
 
     def status(self) -> tuple[LaneStatus, ...]:
