@@ -68,7 +68,6 @@ def test_a_model_that_does_not_load_tells_why_whatever_its_path_is_called(reposi
             AsyncClient(address_of(app), timeout_s=30) as client,
             grpc.aio.insecure_channel(address_of(app)) as channel,
         ):
-            assert await client.is_ready()
             for name, reason in {"broken": r"model\.onnx", "linked": r"model\.toml"}.items():
                 with pytest.raises(ModelFailed, match=reason):
                     await client.infer(name, X)

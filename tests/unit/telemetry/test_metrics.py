@@ -311,3 +311,21 @@ def test_two_servers_in_one_process_keep_their_numbers_apart():
 
     assert sum(samples(first, "nv_inference_request_success").values()) == 1
     assert sum(samples(second, "nv_inference_request_success").values()) == 0
+
+
+def test_a_lane_that_hangs_is_told():
+    metrics = serve(lane(0, ONLINE), replace(lane(1, ONLINE), hangs=True))
+
+    assert list(samples(metrics, "lanewise_lane_hangs").values()) == [0, 1]
+
+
+def test_a_model_that_cannot_be_asked_takes_no_metric_from_the_others():
+    class Broken(FixedLanes):
+        def status(self):
+            raise RuntimeError("the device is gone")
+
+    registry = ModelRegistry()
+    for name, lanes in {"a": Broken(()), "b": FixedLanes((lane(0, ONLINE, rows=3),))}.items():
+        registry.add(ServedModel(name, "1", ModelState.READY, "", lanes))
+
+    assert samples(Metrics(registry), "nv_inference_count") == {("b", "online", "1"): 3}
