@@ -167,6 +167,9 @@ class _IdleRunner:
     def memory(self) -> RunnerMemory:
         return RunnerMemory()
 
+    def interrupt(self) -> bool:
+        return False
+
     def graph_counts(self) -> None:
         return None
 

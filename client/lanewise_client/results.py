@@ -146,6 +146,7 @@ class LaneCounters:
     Attributes:
         requests: parts of requests: one split over three launches counts three times.
         rows: rows that clients sent; `padded_rows` were executed.
+        repeated_launches: launches of requests whose shared launch had failed.
         orphaned_rows: rows whose request was cancelled or expired while they ran.
         queue_ns: summed over requests.
         execution_ns: summed over launches that are over.
@@ -162,6 +163,7 @@ class LaneCounters:
     execution_ns: int
     queue_ns: int
     predicted_ns: int
+    repeated_launches: int = 0
 
 
 @dataclass(frozen=True, slots=True)

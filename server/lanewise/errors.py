@@ -7,12 +7,17 @@ message names the thing, what came, what is allowed, and what to do next.
 from __future__ import annotations
 
 
+def printable(text: object) -> str:
+    """Write what no UTF-8 can hold, such as bytes of a file's name, as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 class ServingError(Exception):
     """A request that did not get its outputs, for a reason its sender is told."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
 
 
 class InvalidRequest(ServingError):
@@ -124,3 +129,6 @@ class ConfigError(Exception):
 
     The message names the file, the key, what it holds and what is allowed.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))

@@ -109,6 +109,7 @@ def test_lanes_are_complete(call):
                     execution_ns=7,
                     queue_ns=8,
                     predicted_ns=20,
+                    repeated_launches=21,
                 ),
                 host_bytes=9,
                 device_bytes=10,

@@ -195,6 +195,7 @@ def test_the_http_port_taken_for_the_grpc_port_is_recognised(digits_server):
 def test_inspect_marks_a_model_without_a_version_and_warns_apart_from_what_it_shows(tmp_path):
     shutil.copytree(DIGITS, tmp_path, dirs_exist_ok=True)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "model.toml").write_text("")
     (tmp_path / "README.md").write_text("")
     shown = lanewise("inspect", tmp_path)
     assert shown.returncode == 1

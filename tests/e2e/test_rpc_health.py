@@ -51,12 +51,14 @@ async def test_the_server_its_services_and_every_version_have_a_status():
 @in_event_loop
 async def test_a_models_own_name_stands_for_its_default_version():
     registry = registry_of(EchoLanes())
-    registry.add(ServedModel("echo", "10", ModelState.LOADING))
+    registry.add(ServedModel("echo", "9", ModelState.DRAINING))
+    registry.add(ServedModel("echo", "10", ModelState.FAILED))
 
     async with serving(registry) as server:
-        assert await statuses_of(server, "echo", "echo/1", "echo/10") == [
-            NOT_SERVING,
+        assert await statuses_of(server, "echo", "echo/1", "echo/9", "echo/10") == [
             SERVING,
+            SERVING,
+            NOT_SERVING,
             NOT_SERVING,
         ]
 

@@ -6,10 +6,10 @@ import asyncio
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from helpers.serving import DIGITS, address_of, running_app
 from lanewise.clock import NS_PER_S
-from lanewise.errors import ConfigError
 from lanewise.simulator.trace import TraceFile
 from lanewise_client import AsyncClient, InvalidRequest
 
@@ -63,16 +63,19 @@ def test_the_urgency_that_a_request_asks_for_is_recorded(tmp_path):
     ]
 
 
-def test_a_folder_for_traces_that_cannot_be_written_is_refused(tmp_path):
+def test_a_folder_for_traces_that_cannot_be_written_is_logged_and_the_model_serves(tmp_path):
     (tmp_path / "file").write_text("")
 
     async def scenario():
-        async with running_app(DIGITS, record_traces=tmp_path / "file"):
-            pass
+        async with (
+            running_app(DIGITS, record_traces=tmp_path / "file") as app,
+            AsyncClient(address_of(app), timeout_s=30) as client,
+        ):
+            assert await client.is_ready()
+            await client.infer("digits", {"X": np.zeros((1, 3, 28, 28), np.float32)})
 
-    with pytest.raises(ExceptionGroup) as caught:
+    with capture_logs() as logs:
         asyncio.run(scenario())
 
-    (error,) = caught.value.exceptions
-    assert isinstance(error, ConfigError)
-    assert f"--record-traces {tmp_path / 'file'}" in str(error)
+    (line,) = [line for line in logs if line["event"] == "no trace is recorded"]
+    assert line["reason"].startswith(f"--record-traces {tmp_path / 'file'}: ")

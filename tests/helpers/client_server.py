@@ -162,6 +162,7 @@ class Lanes(lanes_pb2_grpc.LaneServiceServicer):
                 execution_ns=7,
                 queue_ns=8,
                 predicted_ns=20,
+                repeated_launches=21,
             ),
             host_bytes=9,
             device_bytes=10,

@@ -100,6 +100,9 @@ class GatedRunner:
         padding = np.zeros((batch.padded_rows - batch.rows, *x.shape[1:]), x.dtype)
         return {"Y": np.concatenate([x, padding])}
 
+    def interrupt(self) -> bool:
+        return False
+
     def memory(self) -> RunnerMemory:
         return RunnerMemory(pageable_bytes=64)
 

@@ -109,6 +109,7 @@ class EchoLanes:
     cancellations: asyncio.Queue[Submission] = field(default_factory=asyncio.Queue)
 
     lost_profiles: tuple[str, ...] = ()
+    hung_profiles: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """Let go of every request, and of the memory that its tensors are in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from lanewise.clock import NS_PER_MS
 from lanewise.errors import DeadlineExpired
@@ -73,6 +73,7 @@ class Simulation:
     Args:
         exec_ms: execution time of padded rows on a profile index.
         fails: whether the n-th launch of all (from 0) fails.
+        bad: ids of requests that fail every launch they are part of.
         lanes: the profile index of each lane; None for one lane a profile.
         depth: launches in flight on a lane.
         row_counts: of each lane, those within its profile, and its maximum; empty for any.
@@ -87,6 +88,7 @@ class Simulation:
         exec_ms: Callable[[int, int], float] = lambda _profile, rows: 1.0 + rows / 10,
         max_queue_requests: int = 1000,
         fails: Callable[[int], bool] = lambda _n: False,
+        bad: Container[int] = (),
         lanes: Sequence[int] | None = None,
         depth: int = 1,
         row_counts: tuple[int, ...] = (),
@@ -123,6 +125,7 @@ class Simulation:
         self.requests: dict[int, Request] = {}
         self._exec_ms = exec_ms
         self._fails = fails
+        self._bad = bad
         self._ids = itertools.count()
         self._order = itertools.count()
         self._events: list[tuple[int, int, Callable[[], list[Decision]]]] = []
@@ -247,7 +250,9 @@ class Simulation:
 
     def _launch(self, launch: Launch) -> None:
         lane = launch.lane
-        failed = self._fails(len(self.launches))
+        failed = self._fails(len(self.launches)) or any(
+            request.payload in self._bad for request, _, _ in launch.parts
+        )
         self.launches.append(launch)
         self.launched_at_ns.append(self.now_ns)
         parts = ",".join(f"{request.payload}" for request, _, _ in launch.parts)

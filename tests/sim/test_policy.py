@@ -676,8 +676,8 @@ def test_a_cancelled_request_gives_its_place_up():
     ]
 
 
-def test_a_failed_launch_fails_each_of_its_requests_and_no_other():
-    sim = one_lane((1, 2, 2), fails=lambda n: n == 1)
+def test_launches_that_fail_again_and_again_fail_each_of_their_requests_and_no_other():
+    sim = one_lane((1, 2, 2), fails=lambda n: n in {1, 2, 3})
     for _ in range(5):
         sim.arrive(0, rows=1)
 

@@ -49,7 +49,7 @@ class Profile(_message.Message):
     def __init__(self, index: _Optional[int] = ..., name: _Optional[str] = ..., ranges: _Optional[_Iterable[_Union[ShapeRange, _Mapping]]] = ..., max_queue_delay_ms: _Optional[float] = ..., min_rows: _Optional[int] = ..., opt_rows: _Optional[int] = ..., max_rows: _Optional[int] = ...) -> None: ...
 
 class LaneCounters(_message.Message):
-    __slots__ = ("launches", "failed_launches", "requests", "rows", "padded_rows", "orphaned_rows", "execution_ns", "queue_ns", "predicted_ns")
+    __slots__ = ("launches", "failed_launches", "requests", "rows", "padded_rows", "orphaned_rows", "execution_ns", "queue_ns", "predicted_ns", "repeated_launches")
     LAUNCHES_FIELD_NUMBER: _ClassVar[int]
     FAILED_LAUNCHES_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class LaneCounters(_message.Message):
     EXECUTION_NS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_NS_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_LAUNCHES_FIELD_NUMBER: _ClassVar[int]
     launches: int
     failed_launches: int
     requests: int
@@ -68,7 +69,8 @@ class LaneCounters(_message.Message):
     execution_ns: int
     queue_ns: int
     predicted_ns: int
-    def __init__(self, launches: _Optional[int] = ..., failed_launches: _Optional[int] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., padded_rows: _Optional[int] = ..., orphaned_rows: _Optional[int] = ..., execution_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., predicted_ns: _Optional[int] = ...) -> None: ...
+    repeated_launches: int
+    def __init__(self, launches: _Optional[int] = ..., failed_launches: _Optional[int] = ..., requests: _Optional[int] = ..., rows: _Optional[int] = ..., padded_rows: _Optional[int] = ..., orphaned_rows: _Optional[int] = ..., execution_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., predicted_ns: _Optional[int] = ..., repeated_launches: _Optional[int] = ...) -> None: ...
 
 class LaneMemory(_message.Message):
     __slots__ = ("pageable_bytes", "pinned_bytes", "tensor_bytes", "scratch_bytes", "graph_bytes")

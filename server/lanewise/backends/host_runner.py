@@ -25,12 +25,20 @@ class HostRunner:
     Args:
         execute: called by one thread at a time, with `padded_rows` rows in every row-wise
             input. Released by `close`.
+        interrupt: has a call of `execute` fail soon; None if nothing can.
     """
 
     depth = 1
     row_counts: tuple[int, ...] = ()
 
-    def __init__(self, spec: ModelSpec, profile: Profile, execute: Execute) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        profile: Profile,
+        execute: Execute,
+        interrupt: Callable[[], None] | None = None,
+    ) -> None:
+        self._interrupt = interrupt
         self.profile = profile
         self._spec = spec
         self._execute: Execute | None = execute
@@ -56,6 +64,12 @@ class HostRunner:
 
     def start(self, batch: Batch) -> None:
         return None  # the host executes it itself, which cannot but block
+
+    def interrupt(self) -> bool:
+        if self._interrupt is None:
+            return False
+        self._interrupt()
+        return True
 
     def memory(self) -> RunnerMemory:
         return RunnerMemory(pageable_bytes=self._buffers.nbytes)

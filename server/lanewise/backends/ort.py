@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnxruntime
 import structlog
 
 from lanewise.backends.default_profiles import format_template
+from lanewise.backends.external_data import add_external_data, read_whole
 from lanewise.backends.host_runner import HostRunner
 from lanewise.backends.onnx_graph import read_graph
 from lanewise.backends.profiles import plan_profiles
@@ -20,6 +22,7 @@ from lanewise.backends.strings import decode_strings, encode_strings
 from lanewise.clock import Clock
 from lanewise.cores import usable_cores
 from lanewise.errors import ConfigError, ExecutionFailed
+from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import DYNAMIC, Array, DType, TensorSpec
 from lanewise.settings.model import ModelSettings, settings_error
 
@@ -72,7 +75,16 @@ def load(source: ModelSource, settings: ModelSettings, clock: Clock) -> LoadedMo
         )
     text_inputs = frozenset(t.name for t in inputs if t.dtype is DType.BYTES)
     spec = plan.make_spec(source, "onnxruntime", inputs, session.outputs, text_inputs)
-    return LoadedModel(spec, tuple(HostRunner(spec, each, session) for each in spec.profiles))
+    return LoadedModel(spec, tuple(_runner(spec, each, session) for each in spec.profiles))
+
+
+def _runner(spec: ModelSpec, profile: Profile, session: OrtSession) -> HostRunner:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _SILENT
+    execute = functools.partial(session, options=options)
+    return HostRunner(
+        spec, profile, execute, functools.partial(setattr, options, "terminate", True)
+    )
 
 
 class OrtSession:
@@ -88,12 +100,17 @@ class OrtSession:
         # Left to itself it counts the cores of the machine, not those it may use; its pool for
         # all sessions spins, whatever these ask for (1.32: 4.3 ms of CPU time instead of 1.3).
         options.intra_op_num_threads = threads or usable_cores()
+        # From memory: it maps external data it reads itself, and whoever truncates such a file
+        # under the server, as cp does, ends the process with SIGBUS (seen with 1.32).
+        model = read_whole(file)
+        held = add_external_data(options, file, model)
         try:
             self._session = onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
+                model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no base class of their own
             raise ConfigError(f"{file}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+        del held  # it has copied what it needs
         self.inputs = _read_tensors("input", self._session.get_inputs(), file)
         self.outputs = _read_tensors("output", self._session.get_outputs(), file)
         self._output_names = [tensor.name for tensor in self.outputs]
@@ -117,8 +134,15 @@ class OrtSession:
                 "ONNX Runtime; cast these outputs in the model"
             )
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], options: onnxruntime.RunOptions | None = None
+    ) -> dict[str, Array]:
         """Execute the model; inputs are only read, outputs are new arrays of the caller's.
+
+        Args:
+            inputs: all of the model's.
+            options: one run at a time uses them; setting their `terminate` ends it before its
+                next operation.
 
         Raises:
             MalformedContents: an element of a BYTES input is not UTF-8.
@@ -127,11 +151,13 @@ class OrtSession:
         feeds: dict[str, object] = dict(inputs)
         for name, dtype in self._special_inputs.items():
             feeds[name] = _to_feed(name, inputs[name], dtype)
+        if options is not None:
+            options.terminate = False
         try:
             if self._has_output_unknown_to_numpy:
-                arrays = self._run_with_values(feeds)
+                arrays = self._run_with_values(feeds, options)
             else:
-                arrays = self._session.run(self._output_names, feeds)
+                arrays = self._session.run(self._output_names, feeds, options)
         except Exception as error:  # its exceptions have no base class of their own
             raise ExecutionFailed(f"ONNX Runtime failed: {_one_line(error)}") from error
         outputs = dict(zip(self._output_names, arrays, strict=True))
@@ -140,14 +166,16 @@ class OrtSession:
             outputs[name] = encode_strings(array) if dtype is DType.BYTES else array
         return outputs
 
-    def _run_with_values(self, feeds: Mapping[str, object]) -> list[Array]:
+    def _run_with_values(
+        self, feeds: Mapping[str, object], options: onnxruntime.RunOptions | None
+    ) -> list[Array]:
         values = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(feed)
             if isinstance(feed, np.ndarray)
             else feed
             for name, feed in feeds.items()
         }
-        outputs = self._session.run_with_ort_values(self._output_names, values)
+        outputs = self._session.run_with_ort_values(self._output_names, values, options)
         return [
             _copy_elements(output, tensor.dtype)
             if tensor.dtype in _UNKNOWN_TO_NUMPY

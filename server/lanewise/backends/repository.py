@@ -14,7 +14,7 @@ from lanewise.backends.row_names import rows_names
 from lanewise.backends.rows import Trial, find_mixing, try_rows
 from lanewise.backends.runner import LoadedModel, ModelSource
 from lanewise.clock import Clock
-from lanewise.errors import ConfigError
+from lanewise.errors import ConfigError, printable
 from lanewise.settings.model import ModelSettings
 
 _log = structlog.get_logger(__name__)
@@ -35,8 +35,9 @@ def find_models(path: Path) -> list[ModelSource]:
 
     `path` is a repository folder or one model file. The file makes a model of its name
     without the ending, version 1, with the settings in model.toml beside it if there are
-    any. In a repository every folder is a model; hidden files are skipped silently, others
-    that have no place in the layout with a warning if there is any model.
+    any. In a repository every folder with a version, or with anything else of a model's, is
+    one; hidden files are skipped silently, others that have no place in the layout, or that
+    cannot be read or named, with a warning if there is any model.
 
     A model without a version, or a version without exactly one model file, is listed
     with its problem, so that the others can be served.
@@ -175,6 +176,8 @@ def _single_file(file: Path) -> ModelSource:
     if suffix is None:
         raise ConfigError(f"{file}: is not a model file; {_LAYOUT}")
     name = file.name.removesuffix(suffix)
+    if printable(name) != name:
+        raise ConfigError(f"{file}: its name, which names the model, is not UTF-8; rename it")
     if not name:
         raise ConfigError(f"{file}: needs a name before '{suffix}', which names the model")
     return ModelSource(name, "1", file, file.parent / SETTINGS_FILE)
@@ -184,34 +187,56 @@ def _find_in_repository(repository: Path) -> list[ModelSource]:
     sources = []
     ignored: dict[Path, str] = {}
     for entry in _visible(repository):
-        if entry.is_dir():
-            sources += _find_versions(entry, ignored)
-        else:
-            ignored[entry] = "a repository holds folders"
+        if printable(entry.name) != entry.name:
+            ignored[entry] = "its name is not UTF-8, so no client could ask for it; rename it"
+            continue
+        try:
+            if entry.is_dir():
+                sources += _find_versions(entry, ignored)
+            else:
+                dangling = entry.is_symlink() and not entry.exists()
+                ignored[entry] = "a link to nothing" if dangling else "a repository holds folders"
+        except OSError as error:
+            ignored[entry] = f"it cannot be read: {error.strerror}"
     if all(source.version == NO_VERSION for source in sources):
         problem = _describe_misplaced(repository)
         raise ConfigError(f"{repository}: {problem}{' ' if problem[-1] == '?' else '; '}{_LAYOUT}")
     for path, reason in ignored.items():
-        _log.warning("path ignored", path=str(path), reason=reason)
+        _log.warning("path ignored", path=printable(path), reason=reason)
     return sources
 
 
 def _find_versions(folder: Path, ignored: dict[Path, str]) -> list[ModelSource]:
     """List the versions of the model in `folder`, or the one problem it has.
 
-    What has no place there is added to `ignored`, with the reason.
+    What has no place there is added to `ignored`, with the reason; that is `folder` itself if
+    nothing in it is a model's.
+
+    Raises:
+        OSError: the folder cannot be read.
     """
     versions = []
+    strays = {}
+    is_model = False
     for entry in _visible(folder):
         if entry.is_dir() and _is_version(entry):
             versions.append(entry)
         elif entry.name == TRITON_SETTINGS_FILE:
-            ignored[entry] = (
+            is_model = True
+            strays[entry] = (
                 f"it is not read; what it says goes into {SETTINGS_FILE} in other words: "
                 "see 'Coming from Triton' in docs/models.md"
             )
-        elif entry.name != SETTINGS_FILE:
-            ignored[entry] = "not a version: 1, 2, ..."
+        elif entry.name == SETTINGS_FILE or entry.name in MODEL_FILES:
+            is_model = True
+            if entry.name != SETTINGS_FILE:
+                strays[entry] = "not a version: 1, 2, ..."
+        else:
+            strays[entry] = "not a version: 1, 2, ..."
+    if not versions and not is_model:
+        ignored[folder] = "it holds no version: 1, 2, ..."
+        return []
+    ignored |= strays
     settings_file = folder / SETTINGS_FILE
     if not versions:
         loose = "".join(f"move {file} to {folder / '1'}; " for file in _model_files(folder))
@@ -222,7 +247,11 @@ def _find_versions(folder: Path, ignored: dict[Path, str]) -> list[ModelSource]:
 
 
 def _version_source(name: str, version: Path, settings_file: Path) -> ModelSource:
-    files = _model_files(version)
+    try:
+        files = _model_files(version)
+    except OSError as error:
+        problem = f"{version}: cannot be read: {error.strerror}"
+        return ModelSource(name, version.name, version, settings_file, problem)
     if len(files) == 1:
         return ModelSource(name, version.name, files[0], settings_file)
     if files:

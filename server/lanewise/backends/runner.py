@@ -170,6 +170,17 @@ class Runner(Protocol):
         """
         ...
 
+    def interrupt(self) -> bool:
+        """Have the batch that `run` executes fail soon, if that is possible.
+
+        Called from any thread, while no more than one batch is in `run`. A batch that has not
+        begun yet, or one that a single long operation executes, may go on: call it again.
+
+        Returns:
+            Whether this runner can do so at all.
+        """
+        ...
+
     def memory(self) -> RunnerMemory: ...
 
     def graph_counts(self) -> GraphCounts | None:

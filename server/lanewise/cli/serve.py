@@ -74,6 +74,12 @@ _PORT = click.IntRange(0, 65535)
     help="How long waiting requests may still run after SIGTERM.",
 )
 @click.option(
+    "--ready-when",
+    default="all",
+    metavar="all|any|MODEL,...",
+    help="Which models must be ready for the server to be.",
+)
+@click.option(
     "--costs",
     type=FOLDER,
     help="Folder where what launches cost is kept for the next start, and for `simulate`.",

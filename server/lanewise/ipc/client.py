@@ -264,12 +264,18 @@ class RemoteLanes:
     """The lanes of a model in the engine; see `Lanes`."""
 
     def __init__(
-        self, session: FrontEndSession, model: int, spec: ModelSpec, lost_profiles: tuple[str, ...]
+        self,
+        session: FrontEndSession,
+        model: int,
+        spec: ModelSpec,
+        lost_profiles: tuple[str, ...],
+        hung_profiles: tuple[str, ...] = (),
     ) -> None:
         self._session = session
         self._model = model
         self.spec = spec
         self.lost_profiles = lost_profiles
+        self.hung_profiles = hung_profiles
 
     async def submit(
         self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
@@ -295,7 +301,9 @@ def _served(session: FrontEndSession, position: int, snapshot: ModelSnapshot) ->
     lanes = (
         None
         if snapshot.spec is None
-        else RemoteLanes(session, position, snapshot.spec, snapshot.lost_profiles)
+        else RemoteLanes(
+            session, position, snapshot.spec, snapshot.lost_profiles, snapshot.hung_profiles
+        )
     )
     return ServedModel(snapshot.name, snapshot.version, snapshot.state, snapshot.reason, lanes)
 

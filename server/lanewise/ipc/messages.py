@@ -110,6 +110,7 @@ class ModelSnapshot:
     reason: str
     spec: ModelSpec | None
     lost_profiles: tuple[str, ...]
+    hung_profiles: tuple[str, ...] = ()
 
 
 class Models(NamedTuple):

@@ -276,6 +276,7 @@ def _snapshot(registry: ModelRegistry) -> Models:
             # Samples are for runners, and may be large.
             None if model.lanes is None else replace(model.lanes.spec, samples={}),
             () if model.lanes is None else model.lanes.lost_profiles,
+            () if model.lanes is None else model.lanes.hung_profiles,
         )
         for model in registry
     )

@@ -17,7 +17,7 @@ from lanewise.backends.repository import find_models, load_model, prove_rows, ru
 from lanewise.backends.runner import ModelSource
 from lanewise.clock import NS_PER_S, Clock, SystemClock
 from lanewise.cores import usable_cores
-from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError
+from lanewise.errors import ConfigError, DeviceLost, RunnerLost, ServingError, printable
 from lanewise.memory.regions import Regions
 from lanewise.model.spec import ModelSpec, Profile
 from lanewise.model.tensors import format_shape
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from lanewise.rpc.engine_calls import EngineCalls
 
 _log = structlog.get_logger(__name__)
+
+
+WATCH_S = 0.5
+"""How often the launches in flight are looked at."""
 
 
 class Front(Protocol):
@@ -101,7 +105,7 @@ class App:
         self._make_front = front
         self._watch_signals = watch_signals
         self._http_listener = http_listener
-        self.registry = ModelRegistry()
+        self.registry = ModelRegistry(settings.ready_when)
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
         self.loaded = asyncio.Event()
@@ -135,10 +139,11 @@ class App:
         """
         self._watch_signals(self._on_signal)
         sources = find_models(self.settings.path)
-        if self._costs is not None:
-            self._costs.require_writable()
         for source in sources:
             self.registry.add(ServedModel(source.name, source.version))
+        if missing := self.registry.missing:
+            reason = f"--ready-when {self.settings.ready_when}: no model {', '.join(missing)}"
+            _log.warning("the server will not be ready", reason=reason)
         if self._http_listener is None:
             require_free_port("--metrics-port", self.settings.host, self.settings.metrics_port)
         metrics = Metrics(self.registry)
@@ -190,10 +195,12 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             loading = tasks.create_task(self._load_all(sources, front))
             telling = tasks.create_task(self._tell_of_lost_lanes(front))
+            watching = tasks.create_task(self._watch_launches(front))
             await self._stop.wait()
             self.registry.drain()
             loading.cancel()
             telling.cancel()
+            watching.cancel()
         self.must_leave_at_once |= loading.cancelled()
 
     def _on_lane_lost(self, error: RunnerLost) -> None:
@@ -220,6 +227,14 @@ class App:
                 lanes = model.lanes
                 if lanes is not None and len(lanes.lost_profiles) == len(lanes.spec.profiles):
                     self._give_up(f"model {model.title} has lost every lane")
+
+    async def _watch_launches(self, front: Front) -> None:
+        """End launches that nobody waits for; publish the health anew when one hangs."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            changes = [dispatcher.watch() for dispatcher in self._dispatchers]
+            if any(changes):
+                await front.publish()
 
     async def _load_all(self, sources: list[ModelSource], front: Front) -> None:
         started_ns = self._clock.now_ns()
@@ -258,7 +273,7 @@ class App:
                 self._give_up_device(error)
         except Exception as error:
             _log.exception("loading failed unexpectedly", model=source.name)
-            self._mark_failed(model, f"{type(error).__name__}: {error}")
+            self._mark_failed(model, printable(f"{type(error).__name__}: {error}"))
         await front.publish()
 
     async def _measure_costs(self) -> None:
@@ -271,7 +286,7 @@ class App:
             except ServingError as error:
                 reason = f"{error.message}; they are learnt from traffic"
                 _log.warning("costs not measured", model=dispatcher.spec.name, reason=reason)
-            self._save_costs_of(dispatcher)
+            self._save_costs(dispatcher)
 
     def _mark_failed(self, model: ServedModel, reason: str) -> None:
         model.state, model.reason = ModelState.FAILED, reason
@@ -312,7 +327,7 @@ class App:
             # On a device launches are polled, and lanes are made to be measured undisturbed.
             await dispatcher.warm_up(measure=loaded.is_compiled)
             if loaded.is_compiled and costs is None:
-                self._save_costs_of(dispatcher)
+                self._save_costs(dispatcher)
         except Exception:  # if it is cancelled, closing would wait for the runner at work
             await dispatcher.close()
             raise
@@ -332,8 +347,7 @@ class App:
     def _record_trace(self, spec: ModelSpec) -> WhenArrived | None:
         """Begin the trace of a model, in a file of its own for each start of the server.
 
-        Raises:
-            ConfigError: the file cannot be written.
+        A failure is only logged: the model is served without.
         """
         folder = self.settings.record_traces
         if folder is None:
@@ -345,10 +359,12 @@ class App:
             folder.mkdir(parents=True, exist_ok=True)
             trace = TraceWriter(path, spec)
         except OSError as error:
-            raise ConfigError(
+            reason = (
                 f"--record-traces {folder}: {path} cannot be written: {error.strerror}; "
                 "choose another folder"
-            ) from error
+            )
+            _log.error("no trace is recorded", model=spec.name, reason=reason)
+            return None
         self._traces.append(trace)
         return trace.record
 
@@ -356,12 +372,8 @@ class App:
         for trace in self._traces:
             trace.close()
 
-    def _save_costs(self) -> None:
-        """Keep what traffic has taught of costs; a failure is only logged."""
-        for dispatcher in self._dispatchers:
-            self._save_costs_of(dispatcher)
-
-    def _save_costs_of(self, dispatcher: Dispatcher) -> None:
+    def _save_costs(self, dispatcher: Dispatcher) -> None:
+        """Keep what is known of a model's costs; a failure is only logged."""
         if self._costs is None:
             return
         try:
@@ -384,8 +396,8 @@ class App:
         dropped = sum(drain.result() for drain in drains)
         await front.close()
         self._regions.close()
-        self._save_costs()
         for dispatcher in self._dispatchers:
+            self._save_costs(dispatcher)
             self.must_leave_at_once |= not await dispatcher.close()
         self._close_traces()
         _log.info("stopped", **({"dropped": dropped} if dropped else {}))

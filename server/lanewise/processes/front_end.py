@@ -33,7 +33,7 @@ async def run_front_end(
     Raises:
         ConfigError: the port cannot be listened on.
     """
-    registry = ModelRegistry()
+    registry = ModelRegistry(settings.ready_when)
     link = Client(engine, registry)
 
     watch_signals(lambda _: link.stop())

@@ -44,8 +44,7 @@ class HealthService:
             status = _status(model.is_ready)
             if model.version:
                 statuses[f"{model.name}/{model.version}"] = status
-            # Versions ascend: the last one to be written under the model's name is the default.
-            statuses[model.name] = status
+            statuses[model.name] = _status(registry.resolve(model.name).is_ready)
         self._statuses = statuses
         async with self._changed:
             self._changed.notify_all()

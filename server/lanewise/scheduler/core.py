@@ -13,7 +13,16 @@ from lanewise.scheduler.backlog import Backlog
 from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.policy.interface import Policy
-from lanewise.scheduler.request import PRIORITY_STEP_NS, Decision, End, Launch, Part, Request
+from lanewise.scheduler.repeats import Repeats
+from lanewise.scheduler.request import (
+    PRIORITY_STEP_NS,
+    Decision,
+    End,
+    Launch,
+    LaunchReason,
+    Part,
+    Request,
+)
 from lanewise.scheduler.routing import Route, Router
 
 TRY_EVERY_NS = 100_000_000
@@ -55,8 +64,9 @@ class Scheduler:
         self._costs = costs
         self._max_queue_requests = max_queue_requests
         self._live_profiles = {lane.profile.index for lane in self.lanes}
-        self._has_every_profile = len(self._live_profiles) == len(spec.profiles)
+        self.has_every_profile = len(self._live_profiles) == len(spec.profiles)
         self._backlog = Backlog(self.lanes)
+        self._repeats = Repeats()
         self._sequence = 0
         self._advanced_ns = 0
         self._tried_ns = -TRY_EVERY_NS
@@ -87,7 +97,7 @@ class Scheduler:
         request.rows_left = route.rows
         self._sequence += 1
         request.number = request.sequence = self._sequence
-        if self._has_every_profile:
+        if self.has_every_profile:
             request.fits, request.owners = route.fits, route.owners
         else:
             request.fits = self._live(route.fits)
@@ -121,13 +131,17 @@ class Scheduler:
     ) -> list[Decision]:
         """Record that a launch is over, and launch what is due.
 
+        Requests that shared a launch that failed are run again, see `Repeats`; only one that
+        was alone ends with the failure.
+
         Args:
             launch: in flight.
             now_ns: the time.
-            failure: if it failed, makes the error of each of its requests.
+            failure: if it failed, makes the error of a request.
             launching: False if `tick` will be called soon.
         """
-        decisions = self._free_place(launch, now_ns, failure)
+        repeats = len(launch.parts) > 1 and not launch.lane.is_retired
+        decisions = self._free_place(launch, now_ns, failure, repeats=repeats)
         return decisions + self.tick(now_ns) if launching else decisions
 
     def retire(
@@ -138,9 +152,11 @@ class Scheduler:
         Other launches in flight on the lane still have to be finished or retired.
         """
         launch.lane.is_retired = True
-        decisions = self._free_place(launch, now_ns, failure)
+        decisions = self._free_place(launch, now_ns, failure, repeats=False)
+        for waiting in self._give_up_repeats(launch.lane):
+            decisions.append(End(waiting, failure(), was_run=True))
         self._live_profiles = {lane.profile.index for lane in self.lanes if not lane.is_retired}
-        self._has_every_profile = len(self._live_profiles) == len(self._spec.profiles)
+        self.has_every_profile = len(self._live_profiles) == len(self._spec.profiles)
         return decisions + self._reroute() + self.tick(now_ns)
 
     def tick(self, now_ns: int) -> list[Decision]:
@@ -159,6 +175,9 @@ class Scheduler:
         for request in list(self._backlog):
             self._forget(request)
             error = Draining("the server stopped before the request could run; try another replica")
+            decisions.append(End(request, error))
+        for request in self._give_up_repeats():
+            error = Draining("the server stopped before the request was done; try another replica")
             decisions.append(End(request, error))
         return decisions
 
@@ -254,6 +273,13 @@ class Scheduler:
             )
         return End(request, DeadlineExpired(text), was_admitted, needed_ns)
 
+    def _late(self) -> DeadlineExpired:
+        """Make the error of a request of a launch that failed when it cannot be run again."""
+        return DeadlineExpired(
+            f"model '{self._spec.name}': the launch the request shared with others failed, and "
+            "its deadline passed before it could be run again; allow more time"
+        )
+
     def _live(self, fits: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(index for index in fits if index in self._live_profiles)
 
@@ -291,7 +317,7 @@ class Scheduler:
         return decisions
 
     def _choose(self, now_ns: int) -> list[Decision]:
-        decisions: list[Decision] = []
+        decisions: list[Decision] = self._repeat(now_ns) if self._repeats else []
         backlog = self._backlog
         while backlog.arrivals:
             choice = self._policy.choose(backlog, now_ns)
@@ -307,11 +333,43 @@ class Scheduler:
         backlog.lanes_changed = False
         return decisions
 
+    def _repeat(self, now_ns: int) -> list[Decision]:
+        """Launch what is left of launches that failed, on those of their lanes that have room."""
+        decisions: list[Decision] = []
+        while (group := self._repeats.take()) is not None:
+            lane, parts = group
+            left = []
+            for part in parts:
+                request = part[0]
+                if request.number not in self._requests:
+                    continue  # its caller has gone
+                if _is_late(request, now_ns):
+                    self._forget(request)
+                    decisions.append(End(request, self._late(), was_run=True))
+                else:
+                    left.append(part)
+            if left:
+                launch = Launch(lane, left, LaunchReason.REPEAT)
+                launch.rows = sum(rows for _, _, rows in left)
+                self._start(launch, now_ns)
+                lane.counters.repeated_launches += 1
+                decisions.append(launch)
+        return decisions
+
+    def _give_up_repeats(self, lane: Lane | None = None) -> list[Request]:
+        """Forget the requests with rows to be run again, on one lane or on all; get them."""
+        given_up = []
+        for request, _, _ in self._repeats.give_up(lane):
+            if request.number in self._requests:
+                self._forget(request)
+                given_up.append(request)
+        return given_up
+
     def _start(self, launch: Launch, now_ns: int) -> None:
-        """Complete a launch, and move its rows from the backlog to its lane."""
+        """Complete a launch, and move its rows, unless they are repeated, from the backlog."""
         lane, counters = launch.lane, launch.lane.counters
         index = lane.profile.index
-        for request, _, rows in launch.parts:
+        for request, _, rows in () if launch.rows else launch.parts:
             self._backlog.remove(request)
             request.next_row += rows
             request.rows_left -= rows
@@ -323,6 +381,8 @@ class Scheduler:
                 self._enqueue(request)
             launch.rows += rows
             counters.queue_ns += now_ns - request.arrived_ns
+            counters.requests += 1
+            counters.rows += rows
         route = _longest(launch.parts, index)
         launch.launched_ns = now_ns
         launch.padded_rows = lane.padded(launch.rows)
@@ -337,8 +397,6 @@ class Scheduler:
         self._in_flight += 1
         self._backlog.note_lanes()
         counters.launches += 1
-        counters.requests += len(launch.parts)
-        counters.rows += launch.rows
         counters.padded_rows += launch.padded_rows
 
     def _advance(self, now_ns: int) -> None:
@@ -366,9 +424,17 @@ class Scheduler:
                 other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
 
     def _free_place(
-        self, launch: Launch, now_ns: int, failure: Callable[[], BaseException] | None
+        self,
+        launch: Launch,
+        now_ns: int,
+        failure: Callable[[], BaseException] | None,
+        *,
+        repeats: bool,
     ) -> list[Decision]:
-        """Free a place on a lane and end the requests that its launch was the last of."""
+        """Free a place on a lane and end the requests that its launch was the last of.
+
+        If it failed and `repeats`, its requests are to be run again.
+        """
         self._advance(now_ns)
         lane, counters = launch.lane, launch.lane.counters
         lane.in_flight.remove(launch)
@@ -389,6 +455,12 @@ class Scheduler:
         lane.waited_ns = now_ns - lane.in_flight[0].launched_ns if lane.in_flight else 0
         self._backlog.note_lanes()
         decisions: list[Decision] = []
+        if failure is not None and repeats:
+            # Their count of launches in flight stays: a request always waits or runs.
+            left = [part for part in launch.parts if part[0].number in self._requests]
+            counters.orphaned_rows += launch.rows - sum(rows for _, _, rows in left)
+            self._repeats.add(lane, left)
+            return decisions
         for request, _, rows in launch.parts:
             if request.number not in self._requests:
                 counters.orphaned_rows += rows
@@ -414,6 +486,10 @@ class Scheduler:
                 del self._requests[request.number]
                 decisions.append(End(request, self._lost(request)))
         return decisions
+
+
+def _is_late(request: Request, now_ns: int) -> bool:
+    return request.deadline_ns is not None and request.deadline_ns <= now_ns
 
 
 def _longest(parts: Iterable[Part], profile: int) -> Route:

@@ -115,8 +115,28 @@ class Dispatcher:
     @property
     def lost_profiles(self) -> tuple[str, ...]:
         """Names of the profiles none of whose lanes is in service any more."""
+        if self._scheduler.has_every_profile:
+            return ()
         live = {lane.profile.index for lane in self._scheduler.lanes if not lane.is_retired}
         return tuple(p.name for p in self.spec.profiles if p.index not in live)
+
+    @property
+    def hung_profiles(self) -> tuple[str, ...]:
+        """Names of the profiles all of whose lanes in service are held by launches that hang."""
+        live = [lane for lane in self._scheduler.lanes if not lane.is_retired]
+        held = {lane.profile.index for lane in live if self._flow.hangs(lane)}
+        if not held:
+            return ()
+        free = {lane.profile.index for lane in live if not self._flow.hangs(lane)}
+        return tuple(p.name for p in self.spec.profiles if p.index in held - free)
+
+    def watch(self) -> bool:
+        """End launches that nobody waits for; to be called every now and then.
+
+        Returns:
+            Whether `hung_profiles` may have changed.
+        """
+        return self._flow.watch()
 
     @property
     def waiting_requests(self) -> int:
@@ -325,6 +345,7 @@ class Dispatcher:
                 counters=replace(lane.counters),
                 memory=runner.memory(),
                 graphs=runner.graph_counts(),
+                hangs=self._flow.hangs(lane),
             )
             for lane, runner in zip(self._scheduler.lanes, self._launcher.runners, strict=True)
         )

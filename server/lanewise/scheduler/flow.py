@@ -13,16 +13,18 @@ import structlog
 from lanewise.backends.runner import find_misfit
 from lanewise.backends.strings import decode_strings
 from lanewise.clock import NS_PER_S, Clock, Timer
-from lanewise.errors import Draining, ExecutionFailed, RunnerLost, ServingError
+from lanewise.errors import DeadlineExpired, Draining, ExecutionFailed, RunnerLost, ServingError
 from lanewise.model.spec import ModelSpec
 from lanewise.model.tensors import on_host
 from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.gathering import Gathering
+from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.launching import Inputs, Launcher
 from lanewise.scheduler.log_lines import is_debugged, log_launch, log_refusal
 from lanewise.scheduler.parts import Outputs, RowsRun, join, own_error, take_rows
 from lanewise.scheduler.request import Decision, End, Launch, Request
 from lanewise.scheduler.results import LaunchReport, WhenEnded
+from lanewise.scheduler.watchdog import PATIENCE_NS, Findings, Watchdog
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +80,7 @@ class RequestFlow:
         self._requests: set[Request] = set()  # that have not ended
         most_ns = min(profile.max_queue_delay_ns for profile in spec.profiles)
         self._gathering = Gathering(self._tick, clock, most_ns)
+        self._watchdog = Watchdog()
         self._nothing_open = asyncio.Event()
         self._timer: Timer | None = None
         self._timer_ns: int | None = None
@@ -116,6 +119,39 @@ class RequestFlow:
             self._leave(request)
             self._carry_out(self._scheduler.cancel(request, self._clock.now_ns()))
 
+    def watch(self) -> bool:
+        """End launches that nobody waits for, where that is possible, and tell which hang.
+
+        Returns:
+            Whether `hangs` has changed for any lane.
+        """
+        found = self._end_abandoned(PATIENCE_NS)
+        for launch in found.hanging:
+            _log.error(
+                "launch hangs",
+                model=self._spec.name,
+                version=self._spec.version,
+                profile=launch.lane.profile.name,
+                lane=launch.lane.lane_id,
+                rows=launch.rows,
+                seconds=round((self._clock.now_ns() - launch.launched_ns) / NS_PER_S, 1),
+                reason="nobody waits for it, and it cannot be ended; restart the server if no "
+                "lane is left",
+            )
+        return found.has_changed
+
+    def _end_abandoned(self, patience_ns: int) -> Findings:
+        found = self._watchdog.look(
+            self._scheduler.lanes, self._requests.__contains__, self._clock.now_ns(), patience_ns
+        )
+        for launch in found.abandoned:
+            self._launcher.interrupt(launch)
+        return found
+
+    def hangs(self, lane: Lane) -> bool:
+        """Whether a launch that nobody waits for holds the lane, and cannot be ended."""
+        return self._watchdog.hangs(lane)
+
     async def drain(self, grace_ns: int) -> int:
         self._carry_out(self._scheduler.drain(self._clock.now_ns()))
         if self._requests:
@@ -124,6 +160,7 @@ class RequestFlow:
                 await asyncio.wait_for(self._nothing_open.wait(), grace_ns / NS_PER_S)
         dropped = self._scheduler.abandon()
         self._carry_out(dropped)
+        self._end_abandoned(0)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._launcher.wait_for_all(), OVERTIME_S)
         stuck = list(self._requests)
@@ -189,12 +226,18 @@ class RequestFlow:
 
     def _fail(self, launch: Launch, now_ns: int, error: BaseException) -> None:
         profile = launch.lane.profile.name
+        if launch in self._watchdog.ending and not isinstance(error, RunnerLost):
+            self._finish_abandoned(launch, now_ns)
+            return
+        repeats = len(launch.parts) > 1 and not isinstance(error, RunnerLost)
         _log.error(
             "launch failed",
             model=self._spec.name,
             version=self._spec.version,
             profile=profile,
             rows=launch.rows,
+            requests=len(launch.parts),
+            **({"then": "its requests are run again, apart"} if repeats else {}),
             exc_info=error,
         )
         failure = functools.partial(own_error, error, self._spec, profile)
@@ -203,6 +246,24 @@ class RequestFlow:
             self._when_lane_lost(error)
         else:
             self._carry_out(self._scheduler.finish(launch, now_ns, failure))
+
+    def _finish_abandoned(self, launch: Launch, now_ns: int) -> None:
+        _log.warning(
+            "launch ended",
+            model=self._spec.name,
+            version=self._spec.version,
+            profile=launch.lane.profile.name,
+            rows=launch.rows,
+            requests=len(launch.parts),
+            seconds=round((now_ns - launch.launched_ns) / NS_PER_S, 1),
+            reason="nobody waited for it any more",
+        )
+        error = DeadlineExpired(
+            f"model '{self._spec.name}': the deadline passed while the request ran, and it was "
+            "ended; allow more time"
+        )
+        failure = functools.partial(own_error, error, self._spec, launch.lane.profile.name)
+        self._carry_out(self._scheduler.finish(launch, now_ns, failure))
 
     def _deliver(self, launch: Launch, now_ns: int, outputs: Outputs) -> None:
         launched_ns = launch.launched_ns

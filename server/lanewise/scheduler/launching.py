@@ -78,6 +78,10 @@ class Launcher:
             until_ns = launch.launched_ns + launch.predicted_ns + OVERTIME_NS
             self._poller.add(pending, until_ns, threads, done)
 
+    def interrupt(self, launch: Launch) -> bool:
+        """Have a launch in flight fail soon; return whether its runner can do so at all."""
+        return self.runners[launch.lane.lane_id].interrupt()
+
     def _is_short(self, launch: Launch) -> bool:
         """Whether such a launch is short when nothing holds it up.
 

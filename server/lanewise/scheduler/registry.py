@@ -15,6 +15,9 @@ from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.request import NO_OPTIONS, RequestOptions
 from lanewise.scheduler.results import InferResult, LaneStatus, RouteReport, WhenEnded
 
+ALL, ANY = "all", "any"
+"""Which models must be ready for the server to be; otherwise names, with commas between."""
+
 
 class Lanes(Protocol):
     """What serves one version of a model, in this process or in another."""
@@ -24,6 +27,9 @@ class Lanes(Protocol):
 
     @property
     def lost_profiles(self) -> tuple[str, ...]: ...
+
+    @property
+    def hung_profiles(self) -> tuple[str, ...]: ...
 
     async def submit(
         self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS
@@ -84,15 +90,19 @@ class ServedModel:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it takes requests, and none of its profiles has lost all its lanes."""
-        has_lost = self.lanes is not None and bool(self.lanes.lost_profiles)
-        return self.state is ModelState.READY and not has_lost
+        """Whether it takes requests, and each of its profiles has a lane that can run them."""
+        if self.state is not ModelState.READY or self.lanes is None:
+            return self.state is ModelState.READY
+        return not self.lanes.lost_profiles and not self.lanes.hung_profiles
 
     @property
     def condition(self) -> str:
         """State and reason, for people; on one line if the reason is."""
         if self.state is ModelState.READY and self.lanes is not None and not self.is_ready:
-            return f"lost the lanes of {', '.join(self.lanes.lost_profiles)}"
+            lost, hung = self.lanes.lost_profiles, self.lanes.hung_profiles
+            if not lost:
+                return f"launches hang in the lanes of {', '.join(hung)}"
+            return f"lost the lanes of {', '.join(lost)}"
         return self.state.value + (f": {self.reason}" if self.reason else "")
 
     def require_lanes(self) -> Lanes:
@@ -126,7 +136,9 @@ class ModelRegistry:
     Changed on the event loop alone: by `app`, or in a front end of its own by its link.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ready_when: str = ALL) -> None:
+        """Make one without models; `ready_when` as in `ServerSettings`."""
+        self._ready_when = ready_when
         self._models: dict[str, dict[str, ServedModel]] = {}
         self._draining = False
 
@@ -154,7 +166,10 @@ class ModelRegistry:
         return list(self._models.get(name, {}).values())
 
     def resolve(self, name: str, version: str = "", *, field: str = "name") -> ServedModel:
-        """Get a version of a model; without `version` the highest number.
+        """Get a version of a model; without `version` the one that is served by default.
+
+        That is the highest that is ready, so that a broken new version hides no sound old one.
+        If none is: the highest that was loaded, or else is being loaded, or else failed.
 
         `field` is where the request has `name`, for messages.
 
@@ -167,11 +182,24 @@ class ModelRegistry:
             problem = f"no model '{name}'" if name else f"{field} is empty"
             raise ModelNotFound(f"{problem}; this server has: {known}")
         if not version:
-            return versions[next(reversed(versions))]
+            newest = versions[next(reversed(versions))]
+            return newest if len(versions) == 1 else self._default(versions)
         if version in versions:
             return versions[version]
         listed = ", ".join(known or "none" for known in versions)
         raise ModelNotFound(f"model '{name}' has no version '{version}'; this server has: {listed}")
+
+    @staticmethod
+    def _default(versions: Mapping[str, ServedModel]) -> ServedModel:
+        newest_first = reversed(list(versions.values()))
+        return max(  # the first of equal ones
+            newest_first,
+            key=lambda each: (
+                each.is_ready,
+                each.lanes is not None,
+                each.state is not ModelState.FAILED,
+            ),
+        )
 
     @property
     def is_draining(self) -> bool:
@@ -179,9 +207,31 @@ class ModelRegistry:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model is ready. False without models, and while draining."""
-        models = list(self)
-        return not self._draining and bool(models) and all(model.is_ready for model in models)
+        """Whether the models that must be ready are: all, any, or those of certain names.
+
+        A model is when the version it is served by is ready, and none is being loaded. One that
+        failed does not count beside one that is ready: a new version that is broken takes
+        nothing from the clients of the old one. False without models, and while draining.
+        """
+        names = list(self._models)
+        if self._draining or not names:
+            return False
+        if self._ready_when == ANY:
+            return any(map(self._is_model_ready, names))
+        needed = names if self._ready_when == ALL else self._ready_when.split(",")
+        return all(map(self._is_model_ready, needed))
+
+    @property
+    def missing(self) -> list[str]:
+        """The models that must be ready for the server to be, and are not there at all."""
+        if self._ready_when in {ALL, ANY}:
+            return []
+        return [name for name in self._ready_when.split(",") if name not in self._models]
+
+    def _is_model_ready(self, name: str) -> bool:
+        versions = self._models.get(name, {}).values()
+        is_loading = any(each.state is ModelState.LOADING for each in versions)
+        return bool(versions) and not is_loading and self.resolve(name).is_ready
 
     def drain(self) -> None:
         """Turn every ready or loading model to draining; nothing is ready from here on."""

@@ -67,7 +67,7 @@ class Request:
         owners: indexes of the profiles made for its rows left; see `Router.owners`.
         next_row: the first row that was not launched.
         rows_left: rows that were not launched.
-        launches: launches in flight with rows of it.
+        launches: launches in flight, or to be repeated, with rows of it.
     """
 
     route: Route
@@ -100,6 +100,7 @@ class LaunchReason(enum.Enum):
     DELAY = "delay"  # the oldest request had waited the profile's queue delay
     DEADLINE = "deadline"  # the most urgent request would have become late
     DRAIN = "drain"  # nothing more will come
+    REPEAT = "repeat"  # the launch that its requests shared with others failed
 
 
 @dataclass(slots=True, eq=False)
@@ -109,8 +110,8 @@ class Launch:
     Attributes:
         lane: has room.
         parts: requests of one queue, or of several whose `padded_key` is equal, with 1 or more of
-            their next rows each; in all no more than the lane's profile admits. The longest of
-            them decides on the length that is executed.
+            their next rows each, or rows to be repeated; in all no more than the lane's profile
+            admits. The longest of them decides on the length that is executed.
         predicted_ns: from now until its outputs can be read; 0 if the policy cannot tell.
         slowdown: how many times longer than alone it will run, because of other lanes.
         launched_ns: when it was decided.

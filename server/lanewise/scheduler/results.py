@@ -79,6 +79,8 @@ class LaneCounters:
     """Totals of one lane since its model was loaded.
 
     Attributes:
+        repeated_launches: launches of requests whose shared launch had failed; their rows and
+            requests are not counted anew.
         requests: parts of requests: one split over three launches counts three times.
         rows: rows that clients sent; `padded_rows` were executed.
         orphaned_rows: rows whose request was cancelled or expired while they ran.
@@ -97,6 +99,7 @@ class LaneCounters:
     queue_ns: int = 0
     execution_ns: int = 0
     predicted_ns: int = 0
+    repeated_launches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class LaneStatus:
 
     Attributes:
         graphs: None for a lane that has no use for CUDA graphs.
+        hangs: whether a launch holds it that nobody waits for and that cannot be ended.
     """
 
     lane_id: int
@@ -113,6 +117,7 @@ class LaneStatus:
     counters: LaneCounters
     memory: RunnerMemory
     graphs: GraphCounts | None = None
+    hangs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,7 +245,11 @@ def read_model_settings(path: Path) -> ModelSettings:
     Raises:
         ConfigError: see `read_settings_file`.
     """
-    return read_settings_file(path, ModelSettings) if path.exists() else ModelSettings()
+    try:
+        exists = path.is_symlink() or path.exists()
+    except OSError as error:
+        raise settings_error(path, [f"cannot be read: {error.strerror}"]) from error
+    return read_settings_file(path, ModelSettings) if exists else ModelSettings()
 
 
 TableT = TypeVar("TableT", bound=Table)

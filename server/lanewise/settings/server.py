@@ -45,6 +45,8 @@ class ServerSettings:
             version of a model.
         shared_memory: which calls may register and use it.
         drain_grace_s: how long waiting requests may still run after SIGTERM.
+        ready_when: which models must be ready for the server to be: "all" of them, "any", or
+            their names with commas between.
         costs: folder in which what launches cost is kept from one start to the next; None to
             measure it at every start.
         record_traces: folder for a trace of each model's requests; None for none.
@@ -63,6 +65,7 @@ class ServerSettings:
     max_queue_requests: int = DEFAULT_MAX_QUEUE_REQUESTS
     shared_memory: SharedMemory = DEFAULT_SHARED_MEMORY
     drain_grace_s: float = DEFAULT_DRAIN_GRACE_S
+    ready_when: str = "all"
     costs: Path | None = None
     record_traces: Path | None = None
 

@@ -211,4 +211,4 @@ def _live_reply(live: bool) -> _Reply:
 def _ready_reply(readiness: Readiness) -> _Reply:
     status = HTTPStatus.OK if readiness.ready else HTTPStatus.SERVICE_UNAVAILABLE
     lines = ["ready" if readiness.ready else "not ready", *(readiness.models or ["no models"])]
-    return _Reply(status, _TEXT, "\n".join([*lines, ""]).encode())
+    return _Reply(status, _TEXT, "\n".join([*lines, ""]).encode(errors="backslashreplace"))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import cast
 
+import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -30,6 +31,8 @@ from lanewise.clock import NS_PER_S
 from lanewise.model.runner_status import RunnerMemory
 from lanewise.scheduler.registry import LocalLanes, ModelRegistry, ServedModel
 from lanewise.scheduler.results import LaneCounters, LaneState, LaneStatus
+
+_log = structlog.get_logger(__name__)
 
 _NS_PER_US = 1_000
 
@@ -71,6 +74,11 @@ _LANE_COUNTERS: tuple[tuple[str, str, Callable[[LaneCounters], float]], ...] = (
         "Rows executed for requests that had been cancelled or had expired",
         lambda c: c.orphaned_rows,
     ),
+    (
+        "lanewise_repeated_launches",
+        "Launches of requests whose shared launch had failed, in halves down to a lone request",
+        lambda c: c.repeated_launches,
+    ),
     ("lanewise_failed_launches", "Launches that failed", lambda c: c.failed_launches),
     (
         "lanewise_execution_seconds",
@@ -85,6 +93,11 @@ _LANE_COUNTERS: tuple[tuple[str, str, Callable[[LaneCounters], float]], ...] = (
 )
 
 _LANE_GAUGES: tuple[tuple[str, str, Callable[[LaneStatus], float]], ...] = (
+    (
+        "lanewise_lane_hangs",
+        "Whether a launch that nobody waits for, and that cannot be ended, holds the lane",
+        lambda s: s.hangs,
+    ),
     (
         "lanewise_lane_host_bytes",
         "Host memory of the runner's buffers",
@@ -241,11 +254,17 @@ class Metrics(Collector):
 
 
 def _snapshot(model: ServedModel) -> _Loaded | None:
+    """Look at a model; None, with a line in the log, if it cannot be: the others still can."""
     if model.lanes is None:
         return None
     lanes = cast(LocalLanes, model.lanes)  # metrics are collected where the lanes are
     profiles = tuple(profile.name for profile in lanes.spec.profiles)
-    return _Loaded((model.name, model.version), profiles, lanes.waiting_requests, lanes.status())
+    labels = (model.name, model.version)
+    try:
+        return _Loaded(labels, profiles, lanes.waiting_requests, lanes.status())
+    except Exception:
+        _log.exception("metrics of a model are left out", model=model.name, version=model.version)
+        return None
 
 
 def _collect_lanes(loaded: Sequence[_Loaded]) -> Iterator[Metric]:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import structlog
@@ -11,6 +15,19 @@ from lanewise.backends.repository import find_models, load_model
 from lanewise.backends.runner import ModelSource
 from lanewise.errors import ConfigError
 from lanewise.settings.model import ModelSettings
+
+
+@contextmanager
+def acting_as_nobody():
+    """Act as a user whom permissions bind; in a folder of its own."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def add_model(repository, name, version="1", file="model.onnx"):
@@ -83,7 +100,7 @@ class TestFindModels:
         add_model(tmp_path, "both", file="model.plan")
         add_model(tmp_path, "fine")
         add_model(tmp_path, "misnamed", file="resnet.onnx")
-        (tmp_path / "unversioned").mkdir()
+        add_model(tmp_path, "unversioned", ".")
 
         found = find_models(tmp_path)
 
@@ -93,6 +110,61 @@ class TestFindModels:
             ("misnamed", "1", f"{tmp_path / 'misnamed' / '1'}: holds no model file"),
             ("unversioned", "", f"{tmp_path / 'unversioned'}: has no version"),
         ]
+
+    def test_folders_that_are_no_models_are_ignored_with_a_warning(self, tmp_path):
+        add_model(tmp_path, "m")
+        strays = ["__pycache__", "lost+found", "empty"]
+        for stray in strays:
+            (tmp_path / stray).mkdir()
+        (tmp_path / "__pycache__" / "x.pyc").write_text("")
+        (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+        (tmp_path / "round").symlink_to(tmp_path / "round")
+        (tmp_path / os.fsdecode(b"mod\xe8le")).mkdir()  # Latin-1
+        add_model(tmp_path, os.fsdecode(b"caf\xe9"))
+
+        with structlog.testing.capture_logs() as logs:
+            found = find_models(tmp_path)
+
+        assert [source.name for source in found] == ["m"]
+        assert {entry["path"].removeprefix(f"{tmp_path}/"): entry["reason"] for entry in logs} == {
+            **dict.fromkeys(strays, "it holds no version: 1, 2, ..."),
+            **dict.fromkeys(["gone", "round"], "a link to nothing"),
+            **dict.fromkeys(
+                ["mod\\udce8le", "caf\\udce9"],
+                "its name is not UTF-8, so no client could ask for it; rename it",
+            ),
+        }
+
+    def test_what_belongs_to_another_user_is_its_own_problem_alone(self):
+        with acting_as_nobody(), tempfile.TemporaryDirectory() as name:
+            repository = Path(name) / "models"
+            for model, version in [("fine", "1"), ("half", "1"), ("half", "2"), ("other", "1")]:
+                add_model(repository, model, version)
+            for locked in [repository / "other", repository / "half" / "2"]:
+                locked.chmod(0)
+
+            with structlog.testing.capture_logs() as logs:
+                found = find_models(repository)
+
+            for locked in [repository / "other", repository / "half" / "2"]:
+                locked.chmod(0o700)
+        assert [(each.name, each.version, each.problem) for each in found] == [
+            ("fine", "1", ""),
+            ("half", "1", ""),
+            ("half", "2", f"{repository / 'half' / '2'}: cannot be read: Permission denied"),
+        ]
+        assert [(entry["path"], entry["reason"]) for entry in logs] == [
+            (str(repository / "other"), "it cannot be read: Permission denied")
+        ]
+
+    def test_a_file_whose_name_no_client_could_send_is_refused(self, tmp_path):
+        file = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+        file.write_text("")
+
+        message = refusal(file)
+
+        assert "is not UTF-8; rename it" in message
+        assert message.isascii()
 
     def test_a_path_without_models_is_refused_with_the_layout(self, tmp_path):
         layout = (

@@ -53,6 +53,14 @@ def test_the_status_tells_whose_fault_it_is(error_class, code):
     assert code_of(error_class).name == code
 
 
+@pytest.mark.parametrize("error_class", EVERY_ERROR)
+def test_what_no_utf8_can_hold_is_told_as_escapes(error_class):
+    status = status_for(error_class("mod\udce8le.onnx: cut off"), rpc="ModelInfer")
+
+    assert status.text == r"mod\udce8le.onnx: cut off"
+    assert status.code is code_of(error_class)
+
+
 def test_an_error_outside_the_table_has_no_status():
     with pytest.raises(LookupError, match="ServingError has no gRPC status"):
         code_of(ServingError)

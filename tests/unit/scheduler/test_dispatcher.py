@@ -32,8 +32,10 @@ from lanewise.scheduler.costs.table import CostTable
 from lanewise.scheduler.dispatcher import Dispatcher
 from lanewise.scheduler.policy.cost_aware import CostAwarePolicy
 from lanewise.scheduler.policy.interface import Policy
+from lanewise.scheduler.registry import ModelState, ServedModel
 from lanewise.scheduler.request import End, RequestOptions
 from lanewise.scheduler.results import LaneState
+from lanewise.scheduler.watchdog import HANGS_AFTER_NS, PATIENCE_NS
 
 LONG_NS = 60 * NS_PER_S
 
@@ -217,6 +219,47 @@ def test_a_request_cancelled_in_flight_leaves_its_neighbours_alone_and_counts_as
     asyncio.run(scenario())
 
 
+class LeapingClock(SystemClock):
+    """The time of the system, and what a test has added to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.leapt_ns = 0
+
+    def now_ns(self):
+        return super().now_ns() + self.leapt_ns
+
+
+def test_a_launch_that_hangs_and_cannot_be_ended_is_told_until_it_ends():
+    clock = LeapingClock()
+
+    async def scenario():
+        spec = model(profile(0, (1, 1, 1)), profile(1, (2, 2, 2)))
+        async with dispatching(spec, clock=clock) as (dispatcher, runners):
+            served = ServedModel("m", "1", ModelState.READY, "", dispatcher)
+            gone = asyncio.create_task(dispatcher.submit(rows(1)))
+            await started(runners["p0"])
+            gone.cancel()
+            await asyncio.sleep(0)
+            clock.leapt_ns += PATIENCE_NS
+            assert not dispatcher.watch()
+            assert served.is_ready
+            clock.leapt_ns += HANGS_AFTER_NS
+            assert dispatcher.watch()
+            assert not served.is_ready
+            assert served.condition == "launches hang in the lanes of p0"
+            assert [lane.hangs for lane in dispatcher.status()] == [True, False]
+            runners["p0"].release()
+            await dispatcher._launcher.wait_for_all()
+            assert dispatcher.watch()
+            assert served.is_ready
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    (line,) = [line for line in logs if line["event"] == "launch hangs"]
+    assert (line["profile"], line["rows"], line["lane"]) == ("p0", 1, 0)
+
+
 def test_a_deadline_that_passes_in_the_queue_is_told_and_the_request_never_runs():
     async def scenario():
         spec = model(profile(0, (1, 1, 1)))
@@ -260,7 +303,7 @@ def test_a_full_queue_rejects_and_names_the_setting():
     asyncio.run(scenario())
 
 
-def test_a_failed_batch_fails_each_request_with_an_exception_of_its_own_and_the_lane_goes_on():
+def test_a_failed_batch_is_run_again_one_by_one_and_each_request_has_an_outcome_of_its_own():
     async def scenario():
         spec = model(profile(0, (1, 2, 2)))
         async with dispatching(spec) as (dispatcher, runners):
@@ -269,15 +312,15 @@ def test_a_failed_batch_fails_each_request_with_an_exception_of_its_own_and_the_
             pair = [asyncio.create_task(dispatcher.submit(rows(i))) for i in (1, 2)]
             await asyncio.sleep(0)
             runners["p0"].release()
-            runners["p0"].fail(ExecutionFailed("no luck"))
-            errors = await asyncio.gather(*pair, return_exceptions=True)
+            runners["p0"].fail(ExecutionFailed("one of them"))
             runners["p0"].release()
-            await dispatcher.submit(rows(3))
+            runners["p0"].fail(ExecutionFailed("no luck"))
+            sound, bad = await asyncio.gather(*pair, return_exceptions=True)
             await blocker
             (lane,) = dispatcher.status()
-        assert [str(error) for error in errors] == ["no luck", "no luck"]
-        assert errors[0] is not errors[1]
-        assert lane.counters.failed_launches == 1
+        assert list(sound.outputs["Y"]) == [1]
+        assert str(bad) == "no luck"
+        assert (lane.counters.failed_launches, lane.counters.repeated_launches) == (2, 2)
 
     asyncio.run(scenario())
 

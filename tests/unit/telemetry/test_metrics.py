@@ -35,6 +35,7 @@ class FixedLanes:
     lanes: tuple[LaneStatus, ...]
     waiting_requests: int = 0
     lost_profiles: tuple[str, ...] = ()
+    hung_profiles: tuple[str, ...] = ()
     spec: ModelSpec = field(default=SPEC)
 
     def status(self) -> tuple[LaneStatus, ...]:
@@ -95,6 +96,7 @@ def test_pending_requests_are_a_gauge_of_what_waits_now():
         ("lanewise_launched_parts_total", 16),
         ("lanewise_padded_rows_total", 64),
         ("lanewise_orphaned_rows_total", 2),
+        ("lanewise_repeated_launches_total", 6),
         ("lanewise_failed_launches_total", 4),
         ("lanewise_execution_seconds_total", 3.0),
         ("lanewise_predicted_execution_seconds_total", 2.5),
@@ -106,6 +108,7 @@ def test_what_lanes_count_is_summed_over_the_lanes_of_a_profile(name, expected):
         "failed_launches": 2,
         "requests": 8,
         "rows": 20,
+        "repeated_launches": 3,
         "padded_rows": 32,
         "orphaned_rows": 1,
         "queue_ns": 1_250_000,
@@ -308,3 +311,21 @@ def test_two_servers_in_one_process_keep_their_numbers_apart():
 
     assert sum(samples(first, "nv_inference_request_success").values()) == 1
     assert sum(samples(second, "nv_inference_request_success").values()) == 0
+
+
+def test_a_lane_that_hangs_is_told():
+    metrics = serve(lane(0, ONLINE), replace(lane(1, ONLINE), hangs=True))
+
+    assert list(samples(metrics, "lanewise_lane_hangs").values()) == [0, 1]
+
+
+def test_a_model_that_cannot_be_asked_takes_no_metric_from_the_others():
+    class Broken(FixedLanes):
+        def status(self):
+            raise RuntimeError("the device is gone")
+
+    registry = ModelRegistry()
+    for name, lanes in {"a": Broken(()), "b": FixedLanes((lane(0, ONLINE, rows=3),))}.items():
+        registry.add(ServedModel(name, "1", ModelState.READY, "", lanes))
+
+    assert samples(Metrics(registry), "nv_inference_count") == {("b", "online", "1"): 3}

@@ -199,6 +199,9 @@ class TrtRunner:
         finally:
             self._free.give_back(slot)
 
+    def interrupt(self) -> bool:
+        return False  # nothing ends what the device executes
+
     def memory(self) -> RunnerMemory:
         return RunnerMemory(
             pinned_bytes=sum(slot.host_bytes for slot in self._slots),

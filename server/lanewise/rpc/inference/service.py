@@ -107,7 +107,11 @@ class InferenceService:
         self, request: pb.ModelMetadataRequest, call: Call
     ) -> pb.ModelMetadataResponse:
         model = self._registry.resolve(request.name, request.version)
-        versions = [model.version for model in self._registry.versions(model.name)]
+        versions = [
+            each.version
+            for each in self._registry.versions(model.name)
+            if each.state is not ModelState.FAILED
+        ]
         return describe_model(model.require_lanes().spec, versions)
 
     async def _repository_index(

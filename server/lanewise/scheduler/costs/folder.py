@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import structlog
@@ -21,33 +20,19 @@ class CostFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def require_writable(self) -> None:
-        """Make the folder if need be, and try whether files can be made in it.
-
-        Raises:
-            ConfigError: they cannot.
-        """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._folder):
-                pass
-        except OSError as error:
-            raise ConfigError(
-                f"--costs {self._folder}: cannot be written: {error.strerror}; "
-                "choose another folder"
-            ) from error
-
     def load(self, model: MeasuredModel) -> CostTable | None:
         """Get the costs of `model` from its file; None, with a line in the log, if they do not fit.
 
         Whether the device and the plan are those that were measured is not checked.
         """
         path, spec = self._path(model.spec), model.spec
-        if not path.exists():
-            return None
         try:
+            if not path.exists():
+                return None
             stored = load_costs(path)
             difference = find_difference(stored, model)
+        except OSError as error:  # the folder cannot be searched
+            reason = f"{path}: cannot be read: {error.strerror}"
         except ConfigError as error:
             reason = str(error)
         else:
