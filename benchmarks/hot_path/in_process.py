@@ -46,7 +46,7 @@ async def served(models: Path) -> AsyncIterator[tuple[Infer, Lanes]]:
         app.registry,
         SystemClock(),
         max_message_bytes=MAX_MESSAGE_BYTES,
-        observer=Metrics(app.registry).request_finished,
+        when_finished=Metrics(app.registry).request_finished,
         engine=engine_calls(app.registry, Regions()),
     )
     try:

@@ -68,7 +68,7 @@ async def _linked(address: str) -> AsyncIterator[tuple[Infer, Lanes]]:
         registry,
         SystemClock(),
         max_message_bytes=MAX_MESSAGE_BYTES,
-        observer=link.count,
+        when_finished=link.count,
         engine=link.ask,
     )
     try:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownProfile,
         UnknownTensor,
+        UnsoundOutputs,
         Unsupported,
     )
     from lanewise_client.messages import InferRequest
@@ -115,6 +116,7 @@ __all__ = [
     "Unavailable",
     "UnknownProfile",
     "UnknownTensor",
+    "UnsoundOutputs",
     "Unsupported",
 ]
 

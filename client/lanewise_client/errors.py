@@ -137,6 +137,10 @@ class ExecutionFailed(ServingError):
     """This batch failed; the server is sound. Trying once more is reasonable."""
 
 
+class UnsoundOutputs(ExecutionFailed):
+    """The model ran, but its outputs cannot be cut into requests; trying again does not help."""
+
+
 def _by_name(base: type[ServingError]) -> dict[str, type[ServingError]]:
     found = {base.__name__: base}
     for subclass in base.__subclasses__():

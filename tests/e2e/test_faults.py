@@ -100,7 +100,7 @@ def test_an_id_outside_the_table_fails_its_own_request_alone(tmp_path):
             def ask(i):
                 return client.infer("table", {"ids": np.full((1, 2), i)})
 
-            asked = [3, 1000, 5, 7, -1000, 9]
+            asked = [3, 1000, 5, 7, -1000, 9] * 10  # so many that some wait, and are stacked
             outcomes = await asyncio.gather(*map(ask, asked), return_exceptions=True)
             lanes = (await client.lanes("table")).lanes
         for i, outcome in zip(asked, outcomes, strict=True):
