@@ -101,7 +101,7 @@ def status_for(error: Exception, *, rpc: str, model: str = "") -> Status:
     if isinstance(error, ServingError):
         status = Status(code_of(type(error)), _clip(error.message), reason)
         facts = {"rpc": rpc, "model": _clip(model), "reason": reason, "code": status.code.name}
-        # Failed launches were logged, with their traceback, where they failed.
+        # Failed launches were logged in full where they failed.
         _refusals.add(facts | {"text": status.text})
         return status
     request_id = secrets.token_hex(6)

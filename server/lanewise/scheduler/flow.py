@@ -238,7 +238,13 @@ class RequestFlow:
             rows=launch.rows,
             requests=len(launch.parts),
             **({"then": "its requests are run again, apart"} if repeats else {}),
-            exc_info=error,
+            # Of the foreseen errors the text says it all, and a caller could have the server
+            # spend its time on formatting tracebacks.
+            **(
+                {"reason": error.message}
+                if isinstance(error, ServingError)
+                else {"exc_info": error}
+            ),
         )
         failure = functools.partial(own_error, error, self._spec, profile)
         if isinstance(error, RunnerLost):
