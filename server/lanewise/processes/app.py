@@ -120,6 +120,7 @@ class App:
         self._traces: list[TraceWriter] = []
         self._costs = None if settings.costs is None else CostFolder(settings.costs)
         self._host_turns = asyncio.Semaphore(usable_cores())
+        self._measuring = asyncio.Lock()
         self._device_turn = asyncio.Semaphore(1)
         self._stop = asyncio.Event()
         self._lane_lost = asyncio.Event()
@@ -241,7 +242,6 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             for source in sources:
                 tasks.create_task(self._load_one(source, front))
-        await self._measure_costs()
         self.loaded.set()
         if not self._dispatchers:
             reasons = "\n".join(f"{m.title}: {m.reason}" for m in self.registry)
@@ -275,18 +275,6 @@ class App:
             _log.exception("loading failed unexpectedly", model=source.name)
             self._mark_failed(model, printable(f"{type(error).__name__}: {error}"))
         await front.publish()
-
-    async def _measure_costs(self) -> None:
-        """Measure what is not known of the models that serve, one after the other."""
-        for dispatcher in self._dispatchers:
-            if dispatcher.is_measured:
-                continue
-            try:
-                await dispatcher.measure()
-            except ServingError as error:
-                reason = f"{error.message}; they are learnt from traffic"
-                _log.warning("costs not measured", model=dispatcher.spec.name, reason=reason)
-            self._save_costs(dispatcher)
 
     def _mark_failed(self, model: ServedModel, reason: str) -> None:
         model.state, model.reason = ModelState.FAILED, reason
@@ -324,10 +312,10 @@ class App:
         )
         try:
             dispatcher.when_arrived = self._record_trace(dispatcher.spec)
-            # On a device launches are polled, and lanes are made to be measured undisturbed.
-            await dispatcher.warm_up(measure=loaded.is_compiled)
-            if loaded.is_compiled and costs is None:
-                self._save_costs(dispatcher)
+            async with self._measuring:  # one model after the other, which disturb each other less
+                await dispatcher.warm_up()
+            if costs is None:
+                await asyncio.to_thread(self._save_costs, dispatcher)
         except Exception:  # if it is cancelled, closing would wait for the runner at work
             await dispatcher.close()
             raise
