@@ -1,4 +1,4 @@
-"""Models serve as soon as they are warm: costs are measured later, beside the traffic."""
+"""A model serves as soon as it is ready, whatever other models are doing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helpers.serving import server_process
 from lanewise_client import Client
 
 
-def test_a_model_answers_before_its_costs_and_those_of_others_are_measured(tmp_path):
+def test_a_model_answers_before_the_others_are_ready(tmp_path):
     for name in ("a", "b"):
         file = tmp_path / name / "1" / "model.sim.toml"
         save_simulated_echo(file, [tensor("X")], latency_ms=50)
