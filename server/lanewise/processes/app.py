@@ -79,8 +79,7 @@ class App:
     """One server. Made, run once and gone.
 
     It answers liveness and health from the start, loads as many models at a time as there are
-    cores, one at a time on a device, and serves each as soon as it is warm. What launches cost
-    on the host is measured when all are loaded, beside the traffic.
+    cores, one at a time on a device, and serves each as soon as it is warm and measured.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class App:
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
         self.loaded = asyncio.Event()
-        """Set once every model is ready, and measured, or has failed."""
+        """Set once every model is ready or has failed."""
         self.must_leave_at_once = False
         """Whether a process that is to end after `run` has to `leave_at_once`: a thread is
         still loading, warming up or executing a model, which nothing can interrupt, or the
@@ -135,7 +134,7 @@ class App:
         """Serve until `stop` is called or a stop signal comes, then drain.
 
         Raises:
-            ConfigError: there is nothing to serve, a port is taken or a folder cannot be written.
+            ConfigError: there is nothing to serve, or a port is taken.
             RunnerLost: a model has lost every lane.
         """
         self._watch_signals(self._on_signal)
@@ -312,7 +311,7 @@ class App:
         )
         try:
             dispatcher.when_arrived = self._record_trace(dispatcher.spec)
-            async with self._measuring:  # one model after the other, which disturb each other less
+            async with self._measuring:  # one at a time: launches of another would be in the costs
                 await dispatcher.warm_up()
             if costs is None:
                 await asyncio.to_thread(self._save_costs, dispatcher)

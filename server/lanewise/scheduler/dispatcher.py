@@ -108,11 +108,6 @@ class Dispatcher:
         self._cold_requests: set[asyncio.Task[None]] = set()
 
     @property
-    def is_measured(self) -> bool:
-        """Whether what launches cost was measured, now or before."""
-        return self._is_measured
-
-    @property
     def lost_profiles(self) -> tuple[str, ...]:
         """Names of the profiles none of whose lanes is in service any more."""
         if self._scheduler.has_every_profile:
@@ -168,8 +163,8 @@ class Dispatcher:
             hint=f"it serves all the same, and its costs are learnt from traffic; {SAMPLES_HINT}",
         )
 
-    async def warm_up(self, *, measure: bool = True) -> None:
-        """Warm up every runner, one after the other; `measure` as well unless that is for later.
+    async def warm_up(self) -> None:
+        """Warm up every runner, one after the other, and measure what their launches cost.
 
         If it is cancelled it returns at once and warms up no other runner; the one at work
         cannot be interrupted, so `close` would wait for it.
@@ -199,28 +194,10 @@ class Dispatcher:
                     f"{self.spec.padding.dimension} is unknown, because it fails on made-up "
                     f"inputs: {error.message}; {SAMPLES_HINT}"
                 ) from error
-        if measure:
-            await self.measure()
-
-    async def measure(self) -> None:
-        """Measure what launches cost, unless that is known; requests may come meanwhile.
-
-        One that does waits for the launch that is being measured. What is not idle is not measured:
-        it is learnt from the requests.
-
-        Raises:
-            RunnerLost: a runner is out of service.
-        """
-        if self._is_measured:
-            return
-        lanes = [
-            MeasuredLane(*each)
-            for each in zip(self._launcher.runners, self._launcher.threads, strict=True)
-        ]
-        await measure_costs(
-            self.spec, lanes, self.costs, self._clock, quiet_since=self._launcher.quiet_since
-        )
-        self._is_measured = True
+        if not self._is_measured:
+            lanes = [MeasuredLane(*each) for each in zip(runners, threads, strict=True)]
+            await measure_costs(self.spec, lanes, self.costs, self._clock)
+            self._is_measured = True
 
     async def submit(
         self, inputs: Mapping[str, Array | RegionTensor], options: RequestOptions = NO_OPTIONS

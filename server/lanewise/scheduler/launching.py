@@ -48,7 +48,6 @@ class Launcher:
         self._poller = Poller(clock)
         self._known_short: set[_Kind] = set()
         self._in_flight = 0
-        self._launches = 0
         self._nothing_in_flight = asyncio.Event()
         self._nothing_in_flight.set()
 
@@ -62,7 +61,6 @@ class Launcher:
         """
         done = functools.partial(self._finish, launch, when_done)
         self._in_flight += 1
-        self._launches += 1
         self._nothing_in_flight.clear()
         lane_id = launch.lane.lane_id
         runner, threads = self.runners[lane_id], self.threads[lane_id]
@@ -93,10 +91,6 @@ class Launcher:
         if launch.predicted_ns <= POLL_NS:
             return True
         return (launch.lane.lane_id, launch.padded_rows, launch.bucket) in self._known_short
-
-    def quiet_since(self) -> int | None:
-        """Get a number that the next launch changes; None while one is in flight."""
-        return None if self._in_flight else self._launches
 
     async def wait_for_all(self) -> None:
         await self._nothing_in_flight.wait()

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lanewise.backends.inputs import (
@@ -51,12 +51,7 @@ class MeasuredLane:
 
 
 async def measure_costs(
-    spec: ModelSpec,
-    lanes: Sequence[MeasuredLane],
-    costs: CostTable,
-    clock: Clock,
-    *,
-    quiet_since: Callable[[], int | None] = lambda: 0,
+    spec: ModelSpec, lanes: Sequence[MeasuredLane], costs: CostTable, clock: Clock
 ) -> None:
     """Record what every number of rows costs in every profile, and every two side by side.
 
@@ -69,9 +64,6 @@ async def measure_costs(
         lanes: of every runner of the model, warmed up and idle.
         costs: what is measured is added to these.
         clock: to measure with.
-        quiet_since: None while requests are executed, else a number that the next of them changes.
-            What is measured beside requests does not count.
-
     """
     first_of = {lane.runner.profile.index: lane for lane in reversed(lanes)}
     kinds = [(lane, *kind) for lane in first_of.values() for kind in _kinds(spec, lane.runner)]
@@ -88,14 +80,9 @@ async def measure_costs(
         for one, other, rows in some:
             if clock.now_ns() >= end_ns:
                 return
-            since = quiet_since()
-            if since is None:
-                continue
             try:
                 slowdown = await _measure_pair(spec, one, other, rows, costs=costs, clock=clock)
             except (ShapeMismatch, ExecutionFailed):
-                continue
-            if quiet_since() != since:
                 continue
             key = (one.runner.profile.index, other.runner.profile.index, rows)
             found = slowdowns.setdefault(key, [])
@@ -109,24 +96,19 @@ async def measure_costs(
             for run in range(RUNS):
                 if (turn or run) and clock.now_ns() >= end_ns:
                     break
-                if (since := quiet_since()) is None:
-                    break
                 try:
                     took_ns = await _time(lane, batch, clock)
                 except (ShapeMismatch, ExecutionFailed):
                     # The largest shapes of several inputs need not go together, and not every
                     # model runs on made-up inputs: traffic will tell.
                     break
-                if quiet_since() == since:
-                    costs.record(lane.runner.profile.index, rows, bucket, took_ns)
+                costs.record(lane.runner.profile.index, rows, bucket, took_ns)
         await measure_pairs(at_opt)
     for lane in first_of.values():
-        since = quiet_since()
-        if lane.runner.depth > 1 and clock.now_ns() < end_ns and since is not None:
+        if lane.runner.depth > 1 and clock.now_ns() < end_ns:
             with contextlib.suppress(ShapeMismatch, ExecutionFailed):
                 ahead = await _measure_ahead(spec, lane, costs, clock)
-                if quiet_since() == since:
-                    costs.ahead[lane.runner.profile.index] = ahead
+                costs.ahead[lane.runner.profile.index] = ahead
     await measure_pairs(at_most)
 
 

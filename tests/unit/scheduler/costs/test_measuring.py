@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 
 import pytest
@@ -103,37 +102,3 @@ def test_largest_shapes_that_cannot_be_executed_are_left_out():
     costs = measured(spec, [HostRunner(spec, spec.profiles[0], contrary_at_most)])
 
     assert {(kind.rows, kind.bucket) for kind, _ in costs.kinds()} == {(1, 3), (2, 3)}
-
-
-@pytest.mark.parametrize("numbers", [iter(int, 1), None], ids=["idle", "busy"])
-def test_what_runs_beside_requests_is_not_measured(numbers):
-    spec = model(profile(0, (1, 1, 4)))
-    runner = HostRunner(spec, spec.profiles[0], lambda inputs: {"Y": inputs["X"]})
-    costs = CostTable()
-
-    async def scenario():
-        lane = MeasuredLane(runner, RunnerThreads(1, "lane"))
-        quiet_since = (lambda: None) if numbers is None else (lambda: next(numbers))
-        await measure_costs(spec, [lane], costs, SystemClock(), quiet_since=quiet_since)
-        lane.threads.stop()
-
-    asyncio.run(scenario())
-
-    assert costs.knows([0]) == (numbers is not None)
-
-
-def test_a_launch_during_which_requests_came_does_not_count():
-    spec = model(profile(0, (1, 1, 4)))
-    runner = HostRunner(spec, spec.profiles[0], lambda inputs: {"Y": inputs["X"]})
-    costs = CostTable()
-
-    async def scenario():
-        lane = MeasuredLane(runner, RunnerThreads(1, "lane"))
-        launches = itertools.count()
-        quiet_since = lambda: next(launches)  # noqa: E731
-        await measure_costs(spec, [lane], costs, SystemClock(), quiet_since=quiet_since)
-        lane.threads.stop()
-
-    asyncio.run(scenario())
-
-    assert not costs.knows([0])
