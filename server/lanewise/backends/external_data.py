@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lanewise.backends.onnx_graph import external_files
 from lanewise.errors import ConfigError
-
-# A StringStringEntryProto of key "location": its value follows, a length and that many bytes.
-_LOCATION = re.compile(rb"\x0a\x08location\x12([\x80-\xff]*[\x00-\x7f])")
 
 
 def read_whole(file: Path) -> bytes:
@@ -22,15 +19,6 @@ def read_whole(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-
-
-def external_files(model: bytes) -> tuple[str, ...]:
-    """List the files that an ONNX model, as it is on disk, names for its external data."""
-    found: dict[str, None] = {}
-    for match in _LOCATION.finditer(model):
-        length = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(match[1]))
-        found[model[match.end() : match.end() + length].decode(errors="surrogateescape")] = None
-    return tuple(found)
 
 
 def add_external_data(options: Any, file: Path, model: bytes) -> list[bytes]:  # noqa: ANN401

@@ -1,7 +1,8 @@
-"""Reads from an ONNX file what decides whether rows may be stacked; never its weights.
+"""Reads from an ONNX file what its shapes are, what mixes rows, and where its weights lie.
 
 ONNX Runtime and TensorRT tell neither the operators of a model nor whether the rank of a tensor
-is known, so the few fields that do are read off the file itself, which is a protobuf message:
+is known, so the few fields that do are read off the file itself, which is a protobuf message;
+weights are skipped:
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
@@ -20,10 +21,13 @@ _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_VALUE = 1, 
 _FUNCTION_NODE = 7
 _NODE_OP_TYPE, _NODE_ATTRIBUTE = 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_I, _ATTRIBUTE_G, _ATTRIBUTE_GRAPHS = 1, 3, 6, 11
+_GRAPH_SPARSE, _SPARSE_TENSORS = 15, (1, 2)
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_SPARSE = (5, 10), (22, 23)
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIM = 1, 2, 1
 _DIM_VALUE, _DIM_PARAM = 1, 2
-_TENSOR_NAME = 8
+_TENSOR_NAME, _TENSOR_EXTERNAL = 8, 13
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 _NAME_KEY, _DENOTATION_KEY = _DIM_PARAM << 3 | _LEN, 3 << 3 | _LEN
 """What a dimension begins with that has a name, or a note on its meaning that nobody reads."""
@@ -81,6 +85,61 @@ def without_false_names(file: Path) -> bytes | None:
                         if dim[:1] == bytes([_NAME_KEY]) and not str(_read_dim(dim)).isidentifier():
                             dim[0] = _DENOTATION_KEY
     return bytes(data)
+
+
+def external_files(model: bytes) -> tuple[str, ...]:
+    """List the files that an ONNX model, as it is on disk, names for the data of its tensors.
+
+    None is listed if it is no model, which its backend says better.
+    """
+    found: dict[str, None] = {}
+    try:
+        for number, content in _messages(memoryview(model)):
+            if number == _MODEL_GRAPH:
+                found.update(dict.fromkeys(_locations(content, _GRAPH_NODE)))
+            elif number == _MODEL_FUNCTIONS:
+                found.update(dict.fromkeys(_locations(content, _FUNCTION_NODE)))
+    except (ValueError, IndexError):
+        return ()
+    return tuple(found)
+
+
+def _locations(message: memoryview, node_field: int) -> Iterator[str]:
+    """Iterate over the files of the tensors in a graph or function, inner graphs included."""
+    is_graph = node_field == _GRAPH_NODE
+    for number, content in _messages(message):
+        if number == node_field:
+            for field, attribute in _messages(content):
+                if field == _NODE_ATTRIBUTE:
+                    yield from _locations_in_attribute(attribute)
+        elif is_graph and number == _GRAPH_INITIALIZER:
+            yield from _location(content)
+        elif is_graph and number == _GRAPH_SPARSE:
+            yield from _locations_in_sparse(content)
+
+
+def _locations_in_attribute(attribute: memoryview) -> Iterator[str]:
+    for part, value in _messages(attribute):
+        if part in (_ATTRIBUTE_G, _ATTRIBUTE_GRAPHS):
+            yield from _locations(value, _GRAPH_NODE)
+        elif part in _ATTRIBUTE_TENSORS:
+            yield from _location(value)
+        elif part in _ATTRIBUTE_SPARSE:
+            yield from _locations_in_sparse(value)
+
+
+def _locations_in_sparse(sparse: memoryview) -> Iterator[str]:
+    for part, tensor in _messages(sparse):
+        if part in _SPARSE_TENSORS:
+            yield from _location(tensor)
+
+
+def _location(tensor: memoryview) -> Iterator[str]:
+    for number, content in _messages(tensor):
+        if number == _TENSOR_EXTERNAL:
+            entry = {field: bytes(value) for field, value in _messages(content)}
+            if entry.get(_ENTRY_KEY) == b"location":
+                yield entry.get(_ENTRY_VALUE, b"").decode(errors="surrogateescape")
 
 
 def _read_model(message: memoryview) -> OnnxGraph:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from lanewise.backends.external_data import external_files
+from lanewise.backends.onnx_graph import external_files
 from lanewise.backends.ort import OrtSession
 from lanewise.errors import ConfigError
 
@@ -70,6 +70,34 @@ def test_all_files_that_a_model_names_are_found(tmp_path):
         file = save_with_external_data(tmp_path / name[:5], location=name)
         assert external_files(file.read_bytes()) == (name,)
         assert look_up(OrtSession(file, None), 7) == 14
+
+
+def test_files_of_tensors_in_attributes_and_inner_graphs_are_found():
+    def constant(location):
+        tensor = onnx.numpy_helper.from_array(WEIGHTS[:4], location)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        return helper.make_node("Constant", [], [location], value=tensor)
+
+    branches = {
+        name: helper.make_graph([constant(f"{name}.bin")], name, [], [])
+        for name in ("then_branch", "else_branch")
+    }
+    nodes = [constant("here.bin"), helper.make_node("If", ["c"], ["y"], **branches)]
+    model = helper.make_model(helper.make_graph(nodes, "graph", [], []))
+
+    found = external_files(model.SerializeToString())
+
+    assert sorted(found) == ["else_branch.bin", "here.bin", "then_branch.bin"]
+
+
+def test_a_location_in_the_notes_of_a_model_is_no_file(tmp_path):
+    file = save_with_external_data(tmp_path)
+    model = onnx.load(file, load_external_data=False)
+    model.metadata_props.add(key="location", value="../Paris")
+    file.write_bytes(model.SerializeToString())
+
+    assert look_up(OrtSession(file, None), 7) == 14
 
 
 @pytest.mark.parametrize("name", [os.fsdecode(b"mod\xe8les"), "modèles", "a b"])
