@@ -140,8 +140,7 @@ class Scheduler:
             failure: if it failed, makes the error of a request.
             launching: False if `tick` will be called soon.
         """
-        repeats = len(launch.parts) > 1 and not launch.lane.is_retired
-        decisions = self._free_place(launch, now_ns, failure, repeats=repeats)
+        decisions = self._free_place(launch, now_ns, failure)
         return decisions + self.tick(now_ns) if launching else decisions
 
     def retire(
@@ -152,7 +151,7 @@ class Scheduler:
         Other launches in flight on the lane still have to be finished or retired.
         """
         launch.lane.is_retired = True
-        decisions = self._free_place(launch, now_ns, failure, repeats=False)
+        decisions = self._free_place(launch, now_ns, failure)
         for waiting in self._give_up_repeats(launch.lane):
             decisions.append(End(waiting, failure(), was_run=True))
         self._live_profiles = {lane.profile.index for lane in self.lanes if not lane.is_retired}
@@ -343,7 +342,7 @@ class Scheduler:
                 request = part[0]
                 if request.number not in self._requests:
                     continue  # its caller has gone
-                if _is_late(request, now_ns):
+                if request.is_late(now_ns):
                     self._forget(request)
                     decisions.append(End(request, self._late(), was_run=True))
                 else:
@@ -424,16 +423,11 @@ class Scheduler:
                 other.expected_end_ns += round(min(left_ns, predicted_ns) * (1 - 1 / slowdown))
 
     def _free_place(
-        self,
-        launch: Launch,
-        now_ns: int,
-        failure: Callable[[], BaseException] | None,
-        *,
-        repeats: bool,
+        self, launch: Launch, now_ns: int, failure: Callable[[], BaseException] | None
     ) -> list[Decision]:
         """Free a place on a lane and end the requests that its launch was the last of.
 
-        If it failed and `repeats`, its requests are to be run again.
+        If several shared one that failed, they are to be run again, unless the lane is retired.
         """
         self._advance(now_ns)
         lane, counters = launch.lane, launch.lane.counters
@@ -455,7 +449,7 @@ class Scheduler:
         lane.waited_ns = now_ns - lane.in_flight[0].launched_ns if lane.in_flight else 0
         self._backlog.note_lanes()
         decisions: list[Decision] = []
-        if failure is not None and repeats:
+        if failure is not None and len(launch.parts) > 1 and not lane.is_retired:
             # Their count of launches in flight stays: a request always waits or runs.
             left = [part for part in launch.parts if part[0].number in self._requests]
             counters.orphaned_rows += launch.rows - sum(rows for _, _, rows in left)
@@ -486,10 +480,6 @@ class Scheduler:
                 del self._requests[request.number]
                 decisions.append(End(request, self._lost(request)))
         return decisions
-
-
-def _is_late(request: Request, now_ns: int) -> bool:
-    return request.deadline_ns is not None and request.deadline_ns <= now_ns
 
 
 def _longest(parts: Iterable[Part], profile: int) -> Route:

@@ -20,7 +20,7 @@ from lanewise.scheduler.core import Scheduler
 from lanewise.scheduler.gathering import Gathering
 from lanewise.scheduler.lane import Lane
 from lanewise.scheduler.launching import Inputs, Launcher
-from lanewise.scheduler.log_lines import is_debugged, log_launch, log_refusal
+from lanewise.scheduler.log_lines import is_debugged, launch_facts, log_launch, log_refusal
 from lanewise.scheduler.parts import Outputs, RowsRun, join, own_error, take_rows
 from lanewise.scheduler.request import Decision, End, Launch, Request
 from lanewise.scheduler.results import LaunchReport, WhenEnded
@@ -129,11 +129,8 @@ class RequestFlow:
         for launch in found.hanging:
             _log.error(
                 "launch hangs",
-                model=self._spec.name,
-                version=self._spec.version,
-                profile=launch.lane.profile.name,
+                **launch_facts(self._spec, launch),
                 lane=launch.lane.lane_id,
-                rows=launch.rows,
                 seconds=round((self._clock.now_ns() - launch.launched_ns) / NS_PER_S, 1),
                 reason="nobody waits for it, and it cannot be ended; restart the server if no "
                 "lane is left",
@@ -225,17 +222,13 @@ class RequestFlow:
         self._carry_out(self._scheduler.finish(launch, now_ns, launching=launching))
 
     def _fail(self, launch: Launch, now_ns: int, error: BaseException) -> None:
-        profile = launch.lane.profile.name
         if launch in self._watchdog.ending and not isinstance(error, RunnerLost):
             self._finish_abandoned(launch, now_ns)
             return
         repeats = len(launch.parts) > 1 and not isinstance(error, RunnerLost)
         _log.error(
             "launch failed",
-            model=self._spec.name,
-            version=self._spec.version,
-            profile=profile,
-            rows=launch.rows,
+            **launch_facts(self._spec, launch),
             requests=len(launch.parts),
             **({"then": "its requests are run again, apart"} if repeats else {}),
             # Of the foreseen errors the text says it all, and a caller could have the server
@@ -246,7 +239,7 @@ class RequestFlow:
                 else {"exc_info": error}
             ),
         )
-        failure = functools.partial(own_error, error, self._spec, profile)
+        failure = functools.partial(own_error, error, self._spec, launch.lane.profile.name)
         if isinstance(error, RunnerLost):
             self._carry_out(self._scheduler.retire(launch, now_ns, failure))
             self._when_lane_lost(error)
@@ -256,10 +249,7 @@ class RequestFlow:
     def _finish_abandoned(self, launch: Launch, now_ns: int) -> None:
         _log.warning(
             "launch ended",
-            model=self._spec.name,
-            version=self._spec.version,
-            profile=launch.lane.profile.name,
-            rows=launch.rows,
+            **launch_facts(self._spec, launch),
             requests=len(launch.parts),
             seconds=round((now_ns - launch.launched_ns) / NS_PER_S, 1),
             reason="nobody waited for it any more",

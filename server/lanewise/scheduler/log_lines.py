@@ -20,17 +20,24 @@ def is_debugged() -> bool:
     return _root.isEnabledFor(logging.DEBUG)
 
 
+def launch_facts(spec: ModelSpec, launch: Launch) -> dict[str, object]:
+    """Get what every line about a launch says of it."""
+    return {
+        "model": spec.name,
+        "version": spec.version,
+        "profile": launch.lane.profile.name,
+        "rows": launch.rows,
+    }
+
+
 def log_launch(spec: ModelSpec, launch: Launch, execution_ns: int) -> None:
     """Write why a launch that is over was made so, and what it was expected to take and took."""
     _log.debug(
         "launch finished",
-        model=spec.name,
-        version=spec.version,
-        profile=launch.lane.profile.name,
+        **launch_facts(spec, launch),
         lane=launch.lane.lane_id,
         reason=launch.reason.value,
         requests=len(launch.parts),
-        rows=launch.rows,
         padded_rows=launch.padded_rows,
         **({"padded_length": launch.length} if launch.length else {}),
         execution_ms=execution_ns / NS_PER_MS,

@@ -87,6 +87,10 @@ class Request:
     rows_left: int = 0
     launches: int = 0
 
+    def is_late(self, now_ns: int) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline_ns is not None and self.deadline_ns <= now_ns
+
 
 Part = tuple[Request, int, int]
 """Consecutive rows of a request in one launch: the request, the first row, how many."""

@@ -61,10 +61,7 @@ class Watchdog:
         for launch in in_flight:
             if now_ns < launch.launched_ns + patience_ns:
                 continue
-            if any(
-                is_open(request) and (request.deadline_ns is None or request.deadline_ns > now_ns)
-                for request, _, _ in launch.parts
-            ):
+            if any(is_open(each) and not each.is_late(now_ns) for each, _, _ in launch.parts):
                 continue
             abandoned.append(launch)
             since_ns = self.ending.setdefault(launch, now_ns)
