@@ -108,11 +108,7 @@ class InputBuffers:
             shape = (profile.rows.max, *item[1:])
             try:
                 buffer.view(shape)
-            except (
-                MemoryError,
-                OverflowError,
-                ValueError,
-            ) as error:
+            except (MemoryError, OverflowError, ValueError) as error:
                 # It is more than there is, or than there can ever be.
                 raise ConfigError(
                     f"profile '{profile.name}', input '{name}': {format_shape(shape)} of "

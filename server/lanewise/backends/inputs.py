@@ -102,11 +102,7 @@ def blank_batch(
         shape = shapes[tensor.name]
         if tensor.name in spec.rowwise:
             shape = (rows, *shape[1:])
-        if values and tensor.name in values:
-            held = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
-        else:
-            held = _make(spec, tensor, shape)
-        pieces[tensor.name] = [held]
+        pieces[tensor.name] = [_make(spec, tensor, shape, values or {})]
     return Batch(pieces, rows, rows)
 
 
@@ -127,13 +123,12 @@ def trial_inputs(
         seed: of the random numbers; samples do not depend on it.
     """
     draw = np.random.default_rng(seed)
+    values = values or {}
     inputs: dict[str, Array] = {}
     for tensor in spec.inputs:
         shape = shapes[tensor.name]
-        if values and tensor.name in values:
-            inputs[tensor.name] = np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
-        elif tensor.name in spec.samples or tensor.dtype is DType.BYTES:
-            inputs[tensor.name] = _make(spec, tensor, shape)
+        if tensor.name in {*values, *spec.samples} or tensor.dtype is DType.BYTES:
+            inputs[tensor.name] = _make(spec, tensor, shape, values)
         elif tensor.dtype.numpy.kind in "iub":
             inputs[tensor.name] = draw.integers(0, 2, shape).astype(tensor.dtype.numpy)
         else:
@@ -141,7 +136,12 @@ def trial_inputs(
     return inputs
 
 
-def _make(spec: ModelSpec, tensor: TensorSpec, shape: Shape) -> Array:
+def _make(
+    spec: ModelSpec, tensor: TensorSpec, shape: Shape, values: Mapping[str, tuple[int, ...]]
+) -> Array:
+    """Make the given values of a shape tensor, or else the input's sample, or else blanks."""
+    if tensor.name in values:
+        return np.array(values[tensor.name], tensor.dtype.numpy).reshape(shape)
     if sample := spec.samples.get(tensor.name):
         return sample.make(shape)
     if tensor.dtype is DType.BYTES:

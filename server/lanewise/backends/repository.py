@@ -227,11 +227,10 @@ def _find_versions(folder: Path, ignored: dict[Path, str]) -> list[ModelSource]:
                 f"it is not read; what it says goes into {SETTINGS_FILE} in other words: "
                 "see 'Coming from Triton' in docs/models.md"
             )
-        elif entry.name == SETTINGS_FILE or entry.name in MODEL_FILES:
+        elif entry.name == SETTINGS_FILE:
             is_model = True
-            if entry.name != SETTINGS_FILE:
-                strays[entry] = "not a version: 1, 2, ..."
         else:
+            is_model |= entry.name in MODEL_FILES
             strays[entry] = "not a version: 1, 2, ..."
     if not versions and not is_model:
         ignored[folder] = "it holds no version: 1, 2, ..."
